@@ -1,0 +1,289 @@
+//! A pool of compute threads that spin briefly and then sleep.
+//!
+//! No futures, no work stealing between jobs, no global: every owner has its
+//! own pool, and a job is a counted loop that its caller takes part in.
+//!
+//! A decode step is some hundred jobs of a few microseconds, so a job must
+//! start in well under one. Waking a sleeping thread costs more than that, so
+//! workers spin after a job; but they spin for a bounded time, because a
+//! spinning thread is a stolen core to every other program on the device.
+//! A caller never waits for a worker that has not arrived: it closes the job
+//! when the items are gone, and a late worker finds it closed. That is what
+//! keeps a pool quick while another process holds one of its cores.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// How long a worker looks for the next job before it sleeps. Longer than the
+/// gap between two jobs of one forward pass, shorter than a scheduler's slice.
+const SPIN: Duration = Duration::from_micros(60);
+
+/// The low bit of [`Shared::gate`]: workers may still enter the job.
+const OPEN: u64 = 1;
+/// One worker inside the job, in [`Shared::gate`].
+const ONE_INSIDE: u64 = 2;
+/// One job, in [`Shared::gate`]: above any possible count of workers inside.
+const ONE_EPOCH: u64 = 1 << 20;
+
+type Job = *const (dyn Fn(usize, usize) + Sync);
+
+/// A fixed set of threads; the caller of a job is one of them.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Jobs of one pool take turns; two callers of one pool queue here.
+    turn: Mutex<()>,
+}
+
+struct Shared {
+    /// Epoch, workers inside, and whether the job is open, in one word, so
+    /// that entering a job and closing it cannot cross.
+    gate: AtomicU64,
+    /// The job of the current epoch. Written only while the gate is closed and
+    /// nobody is inside; read only by a worker that is inside.
+    job: UnsafeCell<(Job, usize)>,
+    next: AtomicUsize,
+    stop: AtomicBool,
+    asleep: Vec<AtomicBool>,
+    caller: Mutex<Option<Thread>>,
+    caller_asleep: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+// SAFETY: `job` is the only field that is not already shareable. The gate
+// orders its writes (gate closed, nobody inside) before its reads (inside).
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+    }
+}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller of each job being one of them:
+    /// `threads - 1` are started. Zero counts as one.
+    ///
+    /// # Panics
+    /// When the system refuses to start a thread.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        let worker_count = threads.saturating_sub(1);
+        assert!(worker_count < 1 << 16, "a pool is as wide as a machine");
+        let idle: &(dyn Fn(usize, usize) + Sync) = &|_, _| {};
+        let shared = Arc::new(Shared {
+            gate: AtomicU64::new(0),
+            job: UnsafeCell::new((idle, 0)),
+            next: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            asleep: (0..worker_count).map(|_| AtomicBool::new(false)).collect(),
+            caller: Mutex::new(None),
+            caller_asleep: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        });
+        let workers = (0..worker_count)
+            .map(|worker| {
+                let shared = Arc::clone(&shared);
+                thread::Builder::new()
+                    .name(format!("compute-{}", worker + 1))
+                    .spawn(move || shared.work(worker))
+                    .expect("the system starts a compute thread")
+            })
+            .collect();
+        Self { shared, workers, turn: Mutex::new(()) }
+    }
+
+    /// Threads that can work on one job, the caller included.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `job(worker, item)` once for every item below `count` and returns
+    /// when all calls have. `worker` is below [`Pool::threads`] and no two
+    /// calls that run at once share it; the caller is worker 0. Items are
+    /// claimed in order by whoever is free, so a job must not care which
+    /// worker runs an item, and no item may wait for another.
+    ///
+    /// # Panics
+    /// With the panic of an item, after the others have stopped.
+    pub fn for_each(&self, count: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        if count == 0 {
+            return;
+        }
+        if count == 1 || self.workers.is_empty() {
+            for item in 0..count {
+                job(0, item);
+            }
+            return;
+        }
+        let turn = lock(&self.turn);
+        self.open(count, job);
+        let mine = catch_unwind(AssertUnwindSafe(|| self.shared.drain(0, count, job)));
+        self.close();
+        let theirs = lock(&self.shared.panic).take();
+        drop(turn);
+        if let Some(payload) = mine.err().or(theirs) {
+            resume_unwind(payload);
+        }
+    }
+
+    /// Calls `part(index, threads)` once for every index below
+    /// [`Pool::threads`], at once where that many threads are free.
+    pub fn run(&self, part: &(dyn Fn(usize, usize) + Sync)) {
+        let threads = self.threads();
+        self.for_each(threads, &|_, index| part(index, threads));
+    }
+
+    fn open(&self, count: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime is erased. `close` returns before `job`'s
+        // borrow ends, and after it no worker is inside or can enter.
+        let job = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), Job>(job) };
+        // SAFETY: the turn is ours, the gate is closed and nobody is inside
+        // (`close` of the last job waited for that), so nobody reads `job`.
+        unsafe { *shared.job.get() = (job, count) };
+        shared.next.store(0, Ordering::Relaxed);
+        let closed = shared.gate.load(Ordering::Relaxed);
+        debug_assert_eq!(closed % ONE_EPOCH, 0, "the last job was closed and left");
+        shared.gate.store(closed.wrapping_add(ONE_EPOCH) | OPEN, Ordering::SeqCst);
+        for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
+            if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+    }
+
+    /// Shuts the gate and waits for the workers that are inside.
+    fn close(&self) {
+        let shared = &*self.shared;
+        let inside = |gate: u64| gate % ONE_EPOCH >= ONE_INSIDE;
+        if !inside(shared.gate.fetch_and(!OPEN, Ordering::SeqCst)) {
+            return;
+        }
+        if spin_until(|| !inside(shared.gate.load(Ordering::Acquire))) {
+            return;
+        }
+        *lock(&shared.caller) = Some(thread::current());
+        while {
+            shared.caller_asleep.store(true, Ordering::SeqCst);
+            inside(shared.gate.load(Ordering::SeqCst))
+        } {
+            thread::park();
+        }
+        shared.caller_asleep.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            worker.join().expect("a worker catches the panics of its jobs");
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self, worker: usize) {
+        let mut seen = 0;
+        loop {
+            let ready = || {
+                let gate = self.gate.load(Ordering::SeqCst);
+                (gate & OPEN != 0 && gate / ONE_EPOCH != seen) || self.stop.load(Ordering::Relaxed)
+            };
+            if !spin_until(ready) {
+                while {
+                    self.asleep[worker].store(true, Ordering::SeqCst);
+                    !ready()
+                } {
+                    thread::park();
+                }
+                self.asleep[worker].store(false, Ordering::SeqCst);
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Some(epoch) = self.enter() {
+                seen = epoch;
+                self.take_part(worker + 1);
+                self.leave();
+            }
+        }
+    }
+
+    /// Enters the open job; `None` when it closed first.
+    fn enter(&self) -> Option<u64> {
+        let open = |gate: u64| (gate & OPEN != 0).then_some(gate.wrapping_add(ONE_INSIDE));
+        let entered = self.gate.fetch_update(Ordering::SeqCst, Ordering::Relaxed, open);
+        entered.ok().map(|gate| gate / ONE_EPOCH)
+    }
+
+    fn take_part(&self, worker: usize) {
+        // SAFETY: this worker is inside, so the caller is in `for_each` and
+        // neither writes the cell nor lets the job's borrow end.
+        let (job, count) = unsafe {
+            let (job, count) = *self.job.get();
+            (&*job, count)
+        };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.drain(worker, count, job))) {
+            lock(&self.panic).get_or_insert(payload);
+            // The remaining items are pointless: the caller will unwind.
+            self.next.store(count, Ordering::Relaxed);
+        }
+    }
+
+    fn leave(&self) {
+        let gate = self.gate.fetch_sub(ONE_INSIDE, Ordering::SeqCst);
+        let last = gate & OPEN == 0 && gate % ONE_EPOCH == ONE_INSIDE;
+        if last
+            && self.caller_asleep.load(Ordering::SeqCst)
+            && let Some(caller) = &*lock(&self.caller)
+        {
+            caller.unpark();
+        }
+    }
+
+    fn drain(&self, worker: usize, count: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        loop {
+            let item = self.next.fetch_add(1, Ordering::Relaxed);
+            if item >= count {
+                return;
+            }
+            job(worker, item);
+        }
+    }
+}
+
+/// Spins until `done` or for [`SPIN`]; says whether it saw `done`.
+fn spin_until(done: impl Fn() -> bool) -> bool {
+    let mut since = None;
+    loop {
+        for _ in 0..64 {
+            if done() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if since.get_or_insert_with(Instant::now).elapsed() > SPIN {
+            return false;
+        }
+    }
+}
+
+/// A panic in a job is carried to its caller; it poisons nothing here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

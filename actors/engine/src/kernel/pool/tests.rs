@@ -1,0 +1,122 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Pool;
+
+#[test]
+fn every_item_runs_once() {
+    for threads in [0, 1, 2, 3, 8] {
+        let pool = Pool::new(threads);
+        for count in [0, 1, 2, 7, 100] {
+            let runs: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            pool.for_each(count, &|worker, item| {
+                assert!(worker < pool.threads());
+                runs[item].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1));
+        }
+    }
+}
+
+#[test]
+fn no_worker_runs_two_items_at_once() {
+    let pool = Pool::new(4);
+    let busy: Vec<AtomicUsize> = (0..4).map(|_| AtomicUsize::new(0)).collect();
+    for _ in 0..200 {
+        pool.for_each(64, &|worker, _| {
+            assert_eq!(busy[worker].fetch_add(1, Ordering::SeqCst), 0);
+            std::hint::black_box((0..50).sum::<u64>());
+            busy[worker].fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+}
+
+#[test]
+fn run_hands_out_every_part() {
+    let pool = Pool::new(3);
+    let seen = AtomicUsize::new(0);
+    pool.run(&|part, parts| {
+        assert_eq!(parts, 3);
+        seen.fetch_add(1 << (8 * part), Ordering::Relaxed);
+    });
+    assert_eq!(seen.into_inner(), 0x01_01_01);
+}
+
+#[test]
+fn jobs_follow_sleep_and_sleep_follows_jobs() {
+    let pool = Pool::new(2);
+    let sum = AtomicUsize::new(0);
+    for round in 0..300 {
+        pool.for_each(2, &|_, item| {
+            sum.fetch_add(item + round, Ordering::Relaxed);
+        });
+        if round % 100 == 0 {
+            // Long enough that the worker parks: the next job must wake it
+            // or do without it.
+            let parked = Instant::now();
+            while parked.elapsed() < Duration::from_millis(2) {
+                std::thread::yield_now();
+            }
+        }
+    }
+    assert_eq!(sum.into_inner(), (0..300).map(|round| 2 * round + 1).sum());
+}
+
+#[test]
+fn a_caller_that_outlives_its_spin_is_woken() {
+    let pool = Pool::new(2);
+    for _ in 0..5 {
+        let entered = AtomicUsize::new(0);
+        pool.for_each(2, &|worker, _| {
+            // Both threads are inside before either goes on, and the worker
+            // then stays past the caller's spin.
+            entered.fetch_add(1, Ordering::SeqCst);
+            while entered.load(Ordering::SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+            let since = Instant::now();
+            while worker != 0 && since.elapsed() < Duration::from_millis(3) {
+                std::hint::spin_loop();
+            }
+        });
+    }
+}
+
+#[test]
+fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+    for threads in [1, 2, 4] {
+        let pool = Pool::new(threads);
+        for bad in [0, 5, 9] {
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                pool.for_each(10, &|_, item| assert_ne!(item, bad, "item {item} is bad"));
+            }));
+            let payload = caught.expect_err("the panic propagates");
+            let text = payload.downcast_ref::<String>().expect("a formatted panic");
+            assert!(text.contains(&format!("item {bad} is bad")), "{text}");
+            let after = AtomicUsize::new(0);
+            pool.for_each(10, &|_, _| {
+                after.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(after.into_inner(), 10);
+        }
+    }
+}
+
+#[test]
+fn callers_of_one_pool_take_turns_and_pools_live_side_by_side() {
+    let pools = [Pool::new(3), Pool::new(3)];
+    let sum = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for caller in 0..4 {
+            let (pool, sum) = (&pools[caller % 2], &sum);
+            scope.spawn(move || {
+                for _ in 0..200 {
+                    pool.for_each(16, &|_, _| {
+                        sum.fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+            });
+        }
+    });
+    assert_eq!(sum.into_inner(), 4 * 200 * 16);
+}
