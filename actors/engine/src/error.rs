@@ -99,6 +99,12 @@ pub enum EngineError {
         /// What is wrong.
         reason: String,
     },
+    /// The tokenizer could not cut a text into tokens.
+    #[error("text cannot be tokenized: {reason}")]
+    Encode {
+        /// The tokenizer's message.
+        reason: String,
+    },
     /// The chat template does not parse, or refused the messages.
     #[error("chat template: {reason}")]
     Template {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::error::EngineError;
 use crate::gguf::Gguf;
 use crate::layout::Layout;
-use crate::shard::Loaded;
+use crate::loaded::Loaded;
 use crate::spec::{Spec, Tied};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;

@@ -243,7 +243,9 @@ fn preamble(reader: &mut Reader<'_>) -> Result<(u64, u64), EngineError> {
         return Err(reader.corrupt("big-endian GGUF files are not supported".into()));
     }
     if version != 2 && version != 3 {
-        return Err(reader.corrupt(format!("GGUF version {version} is not supported (2 and 3 are)")));
+        return Err(reader.corrupt(format!(
+            "GGUF version {version} is not supported (2 and 3 are)"
+        )));
     }
     let tensor_count = reader.u64("tensor count")?;
     let metadata_count = reader.u64("metadata count")?;
@@ -258,10 +260,7 @@ fn preamble(reader: &mut Reader<'_>) -> Result<(u64, u64), EngineError> {
     Ok((tensor_count, metadata_count))
 }
 
-fn metadata(
-    reader: &mut Reader<'_>,
-    count: u64,
-) -> Result<BTreeMap<String, Value>, EngineError> {
+fn metadata(reader: &mut Reader<'_>, count: u64) -> Result<BTreeMap<String, Value>, EngineError> {
     let mut metadata = BTreeMap::new();
     for _ in 0..count {
         let key = reader.string("metadata key", NAME_BYTES_MAX)?;
@@ -284,9 +283,7 @@ fn tensor_infos(
         let name = reader.string("tensor name", NAME_BYTES_MAX)?;
         let dimension_count = reader.u32("dimension count")?;
         if dimension_count == 0 || dimension_count > DIMENSION_COUNT_MAX {
-            return Err(reader.corrupt(format!(
-                "tensor `{name}` has {dimension_count} dimensions"
-            )));
+            return Err(reader.corrupt(format!("tensor `{name}` has {dimension_count} dimensions")));
         }
         let mut dimensions = Vec::with_capacity(dimension_count as usize);
         for _ in 0..dimension_count {

@@ -1,1 +1,48 @@
-//! Placeholder.
+//! Runs a range of one language model's layers on one device.
+//!
+//! No async, no network, no printing, no clock: bytes and rows in, rows and
+//! logits out. Whatever the split of the layers, the chunks of a prompt, the
+//! batch or the number of threads, the same rows give the same bits: every
+//! output element is reduced in one fixed order.
+//!
+//! The way in: [`ModelFile::open`] reads a GGUF header; [`Shard::load`] maps and
+//! loads a range of layers; [`Shard::open`] gives a sequence its KV cache;
+//! [`Shard::forward`] runs a [`Batch`] of rows; [`sample`] picks a token.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+#![deny(missing_docs)]
+
+mod embedding;
+mod error;
+mod file;
+mod gguf;
+#[expect(
+    unsafe_code,
+    reason = "intrinsics, threads and mapped memory; each use says why it is sound"
+)]
+pub mod kernel;
+mod layout;
+mod loaded;
+mod portable;
+mod rope;
+mod sample;
+mod shard;
+mod spec;
+mod template;
+mod tokenizer;
+mod weights;
+
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;
+
+pub use error::EngineError;
+pub use file::{LayerCost, LayerCosts, ModelFile};
+pub use gguf::TensorType;
+pub use sample::{Sampled, SamplerParams, sample};
+pub use shard::{
+    Batch, BatchSpan, ComputePath, Input, LoadProgress, LogitRows, Output, Shard, ShardMemory,
+    ShardOptions, SlotId,
+};
+pub use spec::{FAMILIES, Family, Rope, Spec, Tied};
+pub use template::{ChatMessage, ChatTemplate, GenerationPrompt};
+pub use tokenizer::{DecodeStream, SpecialTokens, Tokenizer};

@@ -73,7 +73,11 @@ pub struct Rope {
 impl Spec {
     /// Reads the spec of the family that the file names.
     pub(crate) fn read(gguf: &Gguf) -> Result<Spec, EngineError> {
-        let architecture = required(gguf.string("general.architecture")?, gguf, "general.architecture")?;
+        let architecture = required(
+            gguf.string("general.architecture")?,
+            gguf,
+            "general.architecture",
+        )?;
         let family = match architecture {
             "llama" => Family::Llama,
             other => {
@@ -83,7 +87,10 @@ impl Spec {
                 });
             }
         };
-        let keys = Keys { gguf, prefix: architecture };
+        let keys = Keys {
+            gguf,
+            prefix: architecture,
+        };
         let width = keys.size("embedding_length")?;
         let heads = keys.size("attention.head_count")?;
         let kv_heads = keys.size_or("attention.head_count_kv", heads)?;
@@ -143,7 +150,9 @@ impl Rope {
         if base > 0.0 && scale > 0.0 {
             Ok(Rope { base, scale })
         } else {
-            Err(keys.gguf.bad(&scaling, format!("base {base}, factor {scale}")))
+            Err(keys
+                .gguf
+                .bad(&scaling, format!("base {base}, factor {scale}")))
         }
     }
 }
@@ -223,7 +232,9 @@ fn refuse_unknown_features(
     }
     let value_dim = keys.size_or("attention.value_length", head_dim)?;
     if value_dim != head_dim {
-        return refuse(format!("values of {value_dim} beside keys of {head_dim} elements"));
+        return refuse(format!(
+            "values of {value_dim} beside keys of {head_dim} elements"
+        ));
     }
     let rope_dim = keys.size_or("rope.dimension_count", head_dim)?;
     if rope_dim != head_dim {
@@ -247,7 +258,10 @@ fn token(gguf: &Gguf, key: &str, vocabulary: usize) -> Result<Option<u32>, Engin
     match gguf.unsigned(key)? {
         None => Ok(None),
         Some(id) if id < vocabulary as u64 => Ok(Some(id as u32)),
-        Some(id) => Err(gguf.bad(key, format!("{id} is outside the vocabulary of {vocabulary}"))),
+        Some(id) => Err(gguf.bad(
+            key,
+            format!("{id} is outside the vocabulary of {vocabulary}"),
+        )),
     }
 }
 
