@@ -84,7 +84,10 @@ pub(crate) fn check_list(list: &[(DeviceId, Range<u32>)], request: &Request) -> 
                 });
             }
         }
-        sound.push((*id, layers.start.min(layer_count)..layers.end.min(layer_count)));
+        sound.push((
+            *id,
+            layers.start.min(layer_count)..layers.end.min(layer_count),
+        ));
     }
     check_cover(sound, layer_count, request, &mut faults);
     faults
@@ -214,19 +217,31 @@ pub(crate) fn check_request(request: &Request) -> Vec<Fault> {
             faults.push(Fault::Zero { what });
         }
     };
-    zero(request.model.layers.len() as u64, "the model's layer count".into());
+    zero(
+        request.model.layers.len() as u64,
+        "the model's layer count".into(),
+    );
     zero(request.context_tokens.into(), "the context".into());
     zero(request.sequences.into(), "the number of sequences".into());
     zero(request.prompt_tokens.into(), "the prompt length".into());
-    zero(request.prefill_chunk_rows.into(), "the prefill chunk".into());
+    zero(
+        request.prefill_chunk_rows.into(),
+        "the prefill chunk".into(),
+    );
     zero(
         request.default_link.bytes_per_second,
         "the default link's bandwidth".into(),
     );
     for device in &request.devices {
         let name = &device.name;
-        zero(device.decode_bytes_per_second, format!("the decode speed of {name}"));
-        zero(device.prefill_macs_per_second, format!("the prefill speed of {name}"));
+        zero(
+            device.decode_bytes_per_second,
+            format!("the decode speed of {name}"),
+        );
+        zero(
+            device.prefill_macs_per_second,
+            format!("the prefill speed of {name}"),
+        );
     }
     for link in &request.links {
         let (from, to) = (request.name_of(link.from), request.name_of(link.to));
@@ -275,8 +290,8 @@ fn check_sizes(request: &Request, faults: &mut Vec<Fault>) {
         let active = u128::from(layer.active_bytes.unwrap_or(0));
         bytes += u128::from(layer.weight_bytes).max(active)
             + u128::from(layer.kv_bytes_per_token) * held.max(attended);
-        macs += u128::from(layer.macs_per_row)
-            + u128::from(layer.attention_macs_per_token) * attended;
+        macs +=
+            u128::from(layer.macs_per_row) + u128::from(layer.attention_macs_per_token) * attended;
     }
     for part in [request.model.embedding, request.model.head] {
         bytes += u128::from(part.weight_bytes.max(part.decode_bytes));

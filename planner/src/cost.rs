@@ -146,6 +146,11 @@ impl<'r> Costs<'r> {
         bytes
     }
 
+    /// Weights and cache of a range in memory, without ends and buffers.
+    pub(crate) fn layer_bytes(&self, layers: &Range<usize>) -> u64 {
+        self.resident[layers.end] - self.resident[layers.start]
+    }
+
     fn cache_bytes(&self, layers: &Range<usize>) -> u64 {
         self.cache_read[layers.end] - self.cache_read[layers.start]
     }
@@ -220,11 +225,10 @@ impl<'r> Costs<'r> {
         // Row i of the chunk attends to the tokens before it and to itself.
         let attended = cached + rows.div_ceil(2);
         for layer in &model.layers[layers.clone()] {
-            streamed =
-                streamed.saturating_add(layer.active_bytes.unwrap_or(layer.weight_bytes));
-            macs = macs.saturating_add(layer.macs_per_row).saturating_add(
-                layer.attention_macs_per_token.saturating_mul(attended),
-            );
+            streamed = streamed.saturating_add(layer.active_bytes.unwrap_or(layer.weight_bytes));
+            macs = macs
+                .saturating_add(layer.macs_per_row)
+                .saturating_add(layer.attention_macs_per_token.saturating_mul(attended));
         }
         if layers.start == 0 {
             streamed = streamed.saturating_add(model.embedding.decode_bytes);
@@ -234,6 +238,14 @@ impl<'r> Costs<'r> {
             macs.saturating_mul(rows),
             machine.prefill_macs_per_second,
         ))
+    }
+
+    /// The head on the one row of a prompt that is sampled from.
+    pub(crate) fn head_nanos(&self, device: Index) -> u64 {
+        nanos(
+            self.request.model.head.decode_bytes,
+            self.devices[device].decode_bytes_per_second,
+        )
     }
 
     /// The time of one token of one stream: all stages, all hops, and the way home.
@@ -342,7 +354,14 @@ impl Links {
         let mut classes: Vec<LinkSpeed> = vec![request.default_link];
         let mut known: BTreeMap<LinkSpeed, u32> = BTreeMap::from([(request.default_link, 0)]);
         let count = devices.len();
-        let mut class_of = vec![0u32; if request.links.is_empty() { 0 } else { count * count }];
+        let mut class_of = vec![
+            0u32;
+            if request.links.is_empty() {
+                0
+            } else {
+                count * count
+            }
+        ];
         let mut given: Vec<_> = request.links.iter().collect();
         given.sort();
         let place = |id: DeviceId| devices.binary_search_by_key(&id, |device| device.id).ok();
@@ -389,8 +408,7 @@ impl Links {
                     let token_nanos = half_round_trip(speed);
                     LinkClass {
                         token_nanos,
-                        hop_nanos: (token_nanos + nanos(hidden, speed.bytes_per_second))
-                            .min(NEVER),
+                        hop_nanos: (token_nanos + nanos(hidden, speed.bytes_per_second)).min(NEVER),
                         busy_nanos: nanos(hidden.saturating_mul(rows), speed.bytes_per_second),
                     }
                 })
@@ -404,6 +422,18 @@ impl Links {
         self.classes[class.map_or(0, |class| *class as usize)]
     }
 
+    /// The longest that any link may be occupied.
+    pub(crate) fn busiest_nanos(&self) -> u64 {
+        let busy = self.classes.iter().map(|class| class.busy_nanos);
+        busy.max().unwrap_or(0)
+    }
+
+    /// The shortest that any link would be occupied.
+    pub(crate) fn idlest_nanos(&self) -> u64 {
+        let busy = self.classes.iter().map(|class| class.busy_nanos);
+        busy.min().unwrap_or(0)
+    }
+
     /// Whether every pair of devices has the same link.
     pub(crate) fn are_alike(&self) -> bool {
         self.class_of.is_empty()
@@ -415,6 +445,16 @@ impl Links {
             return 0;
         }
         self.class(from, to).hop_nanos
+    }
+
+    /// A chunk of hidden rows from one device to another.
+    pub(crate) fn rows_nanos(&self, from: Index, to: Index, rows: u64) -> u64 {
+        let class = self.class(from, to);
+        let row = class.hop_nanos - class.token_nanos;
+        class
+            .token_nanos
+            .saturating_add(row.saturating_mul(rows))
+            .min(NEVER)
     }
 
     /// One token id from one device to another: too small to count its bytes.
@@ -448,8 +488,5 @@ impl Links {
 }
 
 fn half_round_trip(speed: &LinkSpeed) -> u64 {
-    speed
-        .round_trip_micros
-        .saturating_mul(500)
-        .min(NEVER)
+    speed.round_trip_micros.saturating_mul(500).min(NEVER)
 }

@@ -232,7 +232,10 @@ impl fmt::Display for Reason {
                 worse_permille / 10,
                 worse_permille % 10
             ),
-            Why::NotNeeded => write!(f, "left out: others hold every layer and it would gain nothing"),
+            Why::NotNeeded => write!(
+                f,
+                "left out: others hold every layer and it would gain nothing"
+            ),
         }
     }
 }

@@ -1,0 +1,230 @@
+//! Covers of layers that differ, by search with memory of what was reached.
+//!
+//! Exact while its steps last. Stands on one fact: from the same set of used devices,
+//! whoever got further can do all that the other can.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::{Answer, Limits};
+use crate::cost::{Cut, Index};
+use crate::twins::Twins;
+
+/// Whether busy links bar a pair of neighbours.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Links {
+    Ignored,
+    Respected,
+}
+
+/// Devices fit into a bit set up to here; larger clusters get a greedy answer.
+pub(crate) const DEVICE_COUNT_MAX: usize = 128;
+
+struct Search<'s, 'a, 'r> {
+    limits: &'s Limits<'a, 'r>,
+    allowed: &'s [Index],
+    links: Links,
+    steps: &'s mut u64,
+    /// `ends[place][start]`, for places in `allowed`.
+    ends: Vec<Vec<usize>>,
+    /// Places by the most layers they can take anywhere, with that number.
+    widest: Vec<(usize, usize)>,
+    /// Places by the most bytes they can take anywhere, with that number.
+    heaviest: Vec<(u64, usize)>,
+    twins: Twins,
+    /// Furthest layer reached, or every layer reached where links matter.
+    seen: BTreeMap<(u128, usize, usize), usize>,
+    path: Vec<Cut>,
+}
+
+pub(super) fn cover(
+    limits: &Limits<'_, '_>,
+    allowed: &[Index],
+    links: Links,
+    steps: &mut u64,
+) -> Answer {
+    let ends: Vec<Vec<usize>> = allowed.iter().map(|device| ends(limits, *device)).collect();
+    let costs = limits.costs;
+    let mut widest: Vec<(usize, usize)> = Vec::new();
+    let mut heaviest: Vec<(u64, usize)> = Vec::new();
+    for (place, ends) in ends.iter().enumerate() {
+        let ranges = || ends.iter().enumerate().map(|(start, end)| start..*end);
+        widest.push((ranges().map(|range| range.len()).max().unwrap_or(0), place));
+        let bytes = |range| costs.layer_bytes(&range);
+        heaviest.push((ranges().map(bytes).max().unwrap_or(0), place));
+    }
+    widest.sort_by_key(|entry| Reverse(*entry));
+    heaviest.sort_by_key(|entry| Reverse(*entry));
+    let mut search = Search {
+        limits,
+        allowed,
+        links,
+        steps,
+        ends,
+        widest,
+        heaviest,
+        twins: Twins::none(),
+        seen: BTreeMap::new(),
+        path: Vec::new(),
+    };
+    if !search.may_reach(0, 0, limits.stage_max()) {
+        return Answer::Impossible;
+    }
+    if let Some(cuts) = search.greedy() {
+        return Answer::Found(cuts);
+    }
+    if allowed.len() > DEVICE_COUNT_MAX {
+        return Answer::Unknown;
+    }
+    search.twins = Twins::among(costs, allowed);
+    if search.extend(0, 0) {
+        return Answer::Found(search.path);
+    }
+    if *search.steps == 0 {
+        Answer::Unknown
+    } else {
+        Answer::Impossible
+    }
+}
+
+/// The furthest end for every start; ends never move back as starts move on.
+fn ends(limits: &Limits<'_, '_>, device: Index) -> Vec<usize> {
+    let layers = limits.costs.layer_count;
+    let mut end = 0;
+    (0..layers)
+        .map(|start| {
+            end = end.max(start);
+            while end < layers && limits.fits(device, &(start..end + 1)) {
+                end += 1;
+            }
+            end
+        })
+        .collect()
+}
+
+impl Search<'_, '_, '_> {
+    /// Whether the unused devices could take the rest if layers could be picked freely.
+    fn may_reach(&self, used: u128, start: usize, stages: usize) -> bool {
+        let unused = |place: &usize| *place >= DEVICE_COUNT_MAX || used & (1 << *place) == 0;
+        let mut layers = self.limits.costs.layer_count - start;
+        for (width, _) in self
+            .widest
+            .iter()
+            .filter(|entry| unused(&entry.1))
+            .take(stages)
+        {
+            layers = layers.saturating_sub(*width);
+        }
+        let mut bytes = self
+            .limits
+            .costs
+            .layer_bytes(&(start..self.limits.costs.layer_count));
+        for (weight, _) in self
+            .heaviest
+            .iter()
+            .filter(|entry| unused(&entry.1))
+            .take(stages)
+        {
+            bytes = bytes.saturating_sub(*weight);
+        }
+        layers == 0 && bytes == 0
+    }
+
+    /// Whoever gets furthest by bytes goes next, a few different devices first in turn.
+    fn greedy(&self) -> Option<Vec<Cut>> {
+        if self.links == Links::Respected {
+            return None;
+        }
+        let layers = self.limits.costs.layer_count;
+        let mut firsts: Vec<usize> = (0..self.allowed.len())
+            .filter(|place| self.ends[*place][0] > 0)
+            .collect();
+        firsts.sort_by_key(|place| (Reverse(self.ends[*place][0]), *place));
+        firsts.truncate(8);
+        firsts.into_iter().find_map(|first| {
+            let mut used = vec![false; self.allowed.len()];
+            let mut cuts: Vec<Cut> = Vec::new();
+            let (mut place, mut start) = (first, 0);
+            loop {
+                used[place] = true;
+                let end = self.ends[place][start];
+                cuts.push((self.allowed[place], start..end));
+                if end == layers {
+                    return Some(cuts);
+                }
+                if cuts.len() == self.limits.stage_max() {
+                    return None;
+                }
+                start = end;
+                place = (0..self.allowed.len())
+                    .filter(|place| !used[*place] && self.ends[*place][start] > start)
+                    .max_by_key(|place| (self.ends[*place][start], Reverse(*place)))?;
+            }
+        })
+    }
+
+    /// Depth first; leaves the cover in `path` when it finds one.
+    fn extend(&mut self, used: u128, start: usize) -> bool {
+        let layers = self.limits.costs.layer_count;
+        if start == layers {
+            return true;
+        }
+        let stages = self.limits.stage_max();
+        if self.path.len() == stages
+            || *self.steps == 0
+            || !self.may_reach(used, start, stages - self.path.len())
+        {
+            return false;
+        }
+        *self.steps -= 1;
+        let mut next: Vec<(usize, usize)> = (0..self.allowed.len())
+            .filter(|place| used & (1 << place) == 0)
+            .filter(|place| self.twins.is_next(*place, used))
+            .map(|place| (self.ends[place][start], place))
+            .filter(|(end, _)| *end > start)
+            .collect();
+        next.sort_by_key(|(end, place)| (Reverse(*end), *place));
+        for (furthest, place) in next {
+            let device = self.allowed[place];
+            let shortest = match self.links {
+                Links::Ignored => furthest,
+                Links::Respected => start + 1,
+            };
+            let barred = self.path.last().is_some_and(|(before, _)| {
+                self.links == Links::Respected && !self.limits.link_fits(*before, device)
+            });
+            if barred {
+                continue;
+            }
+            for end in (shortest..=furthest).rev() {
+                let used = used | 1 << place;
+                if !self.is_news(used, place, end) {
+                    continue;
+                }
+                self.path.push((device, start..end));
+                if self.extend(used, end) {
+                    return true;
+                }
+                self.path.pop();
+            }
+        }
+        false
+    }
+
+    /// Notes a state; false when as good a one was there before. Where links matter, a
+    /// device may be needed as a bridge, so getting further is not always better.
+    fn is_news(&mut self, used: u128, place: usize, end: usize) -> bool {
+        let key = match self.links {
+            Links::Ignored => (used, 0, 0),
+            Links::Respected => (used, place, end),
+        };
+        let before = self.seen.insert(key, end);
+        match before {
+            Some(before) if before >= end => {
+                self.seen.insert(key, before);
+                false
+            }
+            Some(_) | None => true,
+        }
+    }
+}
