@@ -64,7 +64,9 @@ unsafe impl Sync for Shared {}
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+        f.debug_struct("Pool")
+            .field("threads", &self.threads())
+            .finish()
     }
 }
 
@@ -98,7 +100,11 @@ impl Pool {
                     .expect("the system starts a compute thread")
             })
             .collect();
-        Self { shared, workers, turn: Mutex::new(()) }
+        Self {
+            shared,
+            workers,
+            turn: Mutex::new(()),
+        }
     }
 
     /// Threads that can work on one job, the caller included.
@@ -154,7 +160,9 @@ impl Pool {
         shared.next.store(0, Ordering::Relaxed);
         let closed = shared.gate.load(Ordering::Relaxed);
         debug_assert_eq!(closed % ONE_EPOCH, 0, "the last job was closed and left");
-        shared.gate.store(closed.wrapping_add(ONE_EPOCH) | OPEN, Ordering::SeqCst);
+        shared
+            .gate
+            .store(closed.wrapping_add(ONE_EPOCH) | OPEN, Ordering::SeqCst);
         for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
             if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
                 worker.thread().unpark();
@@ -188,7 +196,9 @@ impl Drop for Pool {
         self.shared.stop.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
-            worker.join().expect("a worker catches the panics of its jobs");
+            worker
+                .join()
+                .expect("a worker catches the panics of its jobs");
         }
     }
 }
@@ -224,7 +234,9 @@ impl Shared {
     /// Enters the open job; `None` when it closed first.
     fn enter(&self) -> Option<u64> {
         let open = |gate: u64| (gate & OPEN != 0).then_some(gate.wrapping_add(ONE_INSIDE));
-        let entered = self.gate.fetch_update(Ordering::SeqCst, Ordering::Relaxed, open);
+        let entered = self
+            .gate
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, open);
         entered.ok().map(|gate| gate / ONE_EPOCH)
     }
 

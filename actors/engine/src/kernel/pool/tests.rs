@@ -59,7 +59,10 @@ fn jobs_follow_sleep_and_sleep_follows_jobs() {
             }
         }
     }
-    assert_eq!(sum.into_inner(), (0..300).map(|round| 2 * round + 1).sum());
+    assert_eq!(
+        sum.into_inner(),
+        (0..300).map(|round| 2 * round + 1).sum::<usize>()
+    );
 }
 
 #[test]

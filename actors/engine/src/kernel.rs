@@ -1,0 +1,23 @@
+//! The engine's own CPU kernels: quantised products, attention over the cache,
+//! norms, and the threads that they run on.
+//!
+//! Plain slices in and out; no tensors, no devices, no model. Each is chosen at
+//! run time by CPU feature and reduces every output in one fixed order, so the
+//! result does not depend on batch, chunking, threads or instruction set.
+
+mod format;
+mod math;
+mod matmul;
+mod pack;
+mod pages;
+mod pool;
+mod rows;
+mod share;
+mod simd;
+mod weights;
+
+pub use format::{BLOCK, Format};
+pub use pack::{Expected, PackError, Packed};
+pub use pool::Pool;
+pub use rows::QuantizedRows;
+pub use simd::Isa;

@@ -1,0 +1,342 @@
+//! Products of activation rows with packed weights: one row (decode), some
+//! (a batch) or many (prefill), with the same code.
+//!
+//! Every output is one lane of one strip, reduced over the inputs from first
+//! to last by one thread. Which rows share a pass, and which thread ran it,
+//! cannot be seen in the result, bit for bit.
+
+use super::format::Format;
+use super::pack::{Packed, Segment};
+use super::pool::Pool;
+use super::rows::{Block, QuantizedRows};
+use super::share::Disjoint;
+use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::weights::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+
+mod floats;
+mod tile;
+
+use floats::{Bf16, F16, F32, FloatTile};
+use tile::{QuantTile, Tile};
+
+/// Rows that take turns over a strip while it and they stay in the cache.
+const ROWS_PER_PASS: usize = 64;
+/// Work items per thread: enough that a thread that another program delays
+/// leaves the rest to the others.
+const ITEMS_PER_THREAD: usize = 6;
+
+/// What happens to a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Epilogue {
+    /// `out = product`
+    Store,
+    /// `out = out + product`
+    Add,
+    /// `out = silu(out) * product`
+    SiluGate,
+}
+
+impl Packed {
+    /// `out = x * self^T`: `x` is `(n, cols)`, `out` is `(n, rows)`.
+    ///
+    /// # Panics
+    /// When the shapes do not fit, or `x` was not quantised for quantised
+    /// weights.
+    pub fn matmul(&self, pool: &Pool, x: &QuantizedRows, out: &mut [f32]) {
+        Product::new(self, x, out, Epilogue::Store).run(pool);
+    }
+
+    /// `out = out + x * self^T`: the product joins the residual stream.
+    ///
+    /// # Panics
+    /// As [`Packed::matmul`].
+    pub fn matmul_add(&self, pool: &Pool, x: &QuantizedRows, out: &mut [f32]) {
+        Product::new(self, x, out, Epilogue::Add).run(pool);
+    }
+
+    /// `out = silu(x * gate^T) * (x * up^T)` with `self` the gate, the inner
+    /// half of a gated MLP: `out` is `(n, rows)`.
+    ///
+    /// # Panics
+    /// As [`Packed::matmul`]; when `up` has another shape or is more than one
+    /// matrix, as `self` must not be.
+    pub fn matmul_silu_mul(&self, up: &Self, pool: &Pool, x: &QuantizedRows, out: &mut [f32]) {
+        assert_eq!(
+            (self.rows(), self.cols()),
+            (up.rows(), up.cols()),
+            "gate and up differ"
+        );
+        assert_eq!(
+            (self.segments.len(), up.segments.len()),
+            (1, 1),
+            "gate and up are plain"
+        );
+        let gate = Product::new(self, x, out, Epilogue::Store);
+        let up = Product {
+            weights: up,
+            epilogue: Epilogue::SiluGate,
+            ..gate
+        };
+        let items = gate.items(pool);
+        // Both strips of an item in turn: the gate's result is still in the
+        // first cache when the up projection reads it.
+        pool.for_each(items.count, &|_, item| {
+            gate.run_item(&items, item);
+            up.run_item(&items, item);
+        });
+    }
+}
+
+/// One product under way, shared by the threads.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    weights: &'a Packed,
+    epilogue: Epilogue,
+    n: usize,
+    cols: usize,
+    floats: &'a [f32],
+    /// Empty where no weight is quantised.
+    blocks: &'a [Block],
+    out: Out<'a>,
+    out_cols: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Out<'a>(*mut f32, std::marker::PhantomData<&'a mut [f32]>);
+
+// SAFETY: each item writes its own columns of the output.
+unsafe impl Send for Out<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Out<'_> {}
+
+/// How a product is cut: strips per item.
+struct Items {
+    strips_each: usize,
+    count: usize,
+}
+
+impl<'a> Product<'a> {
+    fn new(
+        weights: &'a Packed,
+        x: &'a QuantizedRows,
+        out: &'a mut [f32],
+        epilogue: Epilogue,
+    ) -> Self {
+        assert_eq!(
+            x.cols(),
+            weights.cols(),
+            "inputs of the rows and of the weights"
+        );
+        assert_eq!(
+            out.len(),
+            x.rows() * weights.rows(),
+            "outputs of the rows and the weights"
+        );
+        let blocks = if weights.wants_quantized() {
+            x.blocks()
+        } else {
+            &[]
+        };
+        let out = Disjoint::new(out);
+        Self {
+            weights,
+            epilogue,
+            n: x.rows(),
+            cols: x.cols(),
+            floats: x.floats(),
+            blocks,
+            out: Out(out.ptr(), std::marker::PhantomData),
+            out_cols: weights.rows(),
+        }
+    }
+
+    fn run(&self, pool: &Pool) {
+        let items = self.items(pool);
+        pool.for_each(items.count, &|_, item| self.run_item(&items, item));
+    }
+
+    fn items(&self, pool: &Pool) -> Items {
+        let strips = |segment: &Segment| segment.strips();
+        let total: usize = self.weights.segments.iter().map(strips).sum();
+        let strips_each = total.div_ceil(pool.threads() * ITEMS_PER_THREAD).max(1);
+        let count = self
+            .weights
+            .segments
+            .iter()
+            .map(|s| s.strips().div_ceil(strips_each))
+            .sum();
+        Items { strips_each, count }
+    }
+
+    fn run_item(&self, items: &Items, item: usize) {
+        let mut left = item;
+        for segment in &self.weights.segments {
+            let here = segment.strips().div_ceil(items.strips_each);
+            if left < here {
+                let first = left * items.strips_each;
+                let last = segment.strips().min(first + items.strips_each);
+                return self.run_strips(segment, first..last);
+            }
+            left -= here;
+        }
+    }
+
+    fn run_strips(&self, segment: &Segment, strips: std::ops::Range<usize>) {
+        macro_rules! with {
+            ($tile:ty, $inputs:expr, $len:expr) => {{
+                let strips = Strips::<$tile> {
+                    segment,
+                    strips,
+                    inputs: $inputs,
+                    len: $len,
+                    n: self.n,
+                    out: self.out.0.wrapping_add(segment.first_row),
+                    out_cols: self.out_cols,
+                    epilogue: self.epilogue,
+                };
+                // SAFETY: `pack_for` checked the set. `new` checked the sizes
+                // of inputs and outputs, `pack` those of the strips, and items
+                // are disjoint ranges of strips.
+                unsafe { dispatch(self.weights.isa, strips) }
+            }};
+        }
+        macro_rules! quantized {
+            ($weights:ty) => {
+                with!(QuantTile<$weights>, self.blocks.as_ptr(), self.cols / 32)
+            };
+        }
+        macro_rules! float {
+            ($weights:ty) => {
+                with!(FloatTile<$weights>, self.floats.as_ptr(), self.cols)
+            };
+        }
+        match segment.format {
+            Format::F32 => float!(F32),
+            Format::F16 => float!(F16),
+            Format::BF16 => float!(Bf16),
+            Format::Q4_0 => quantized!(Q4_0),
+            Format::Q4_1 => quantized!(Q4_1),
+            Format::Q5_0 => quantized!(Q5_0),
+            Format::Q5_1 => quantized!(Q5_1),
+            Format::Q8_0 => quantized!(Q8_0),
+            Format::Q2K => quantized!(Q2K),
+            Format::Q3K => quantized!(Q3K),
+            Format::Q4K => quantized!(Q4K),
+            Format::Q5K => quantized!(Q5K),
+            Format::Q6K => quantized!(Q6K),
+        }
+    }
+}
+
+/// The strips of one item, times all rows.
+struct Strips<'a, T: Tile> {
+    segment: &'a Segment,
+    strips: std::ops::Range<usize>,
+    /// `(n, len)`
+    inputs: *const T::Input,
+    /// Blocks or floats per row.
+    len: usize,
+    n: usize,
+    /// The segment's first column of the first row.
+    out: *mut f32,
+    out_cols: usize,
+    epilogue: Epilogue,
+}
+
+impl<T: Tile> Kernel for Strips<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        debug_assert_eq!(S::LANES, self.segment.layout.lanes);
+        let mut first = 0;
+        while first < self.n {
+            let end = self.n.min(first + ROWS_PER_PASS);
+            for strip in self.strips.clone() {
+                // SAFETY: the item's contract, see `run_strips`.
+                unsafe { self.strip::<S>(strip, first, end) };
+            }
+            first = end;
+        }
+    }
+}
+
+impl<T: Tile> Strips<'_, T> {
+    #[inline(always)]
+    unsafe fn strip<S: Simd>(&self, strip: usize, first: usize, end: usize) {
+        let mut row = first;
+        // SAFETY: rows below `n`; the rest is the item's contract.
+        unsafe {
+            if S::TILE >= 8 {
+                while end - row >= 8 {
+                    self.rows::<S, 8>(strip, row);
+                    row += 8;
+                }
+            }
+            while end - row >= 4 {
+                self.rows::<S, 4>(strip, row);
+                row += 4;
+            }
+            if end - row >= 2 {
+                self.rows::<S, 2>(strip, row);
+                row += 2;
+            }
+            if end > row {
+                self.rows::<S, 1>(strip, row);
+            }
+        }
+    }
+
+    /// One strip times `M` rows, and into the output.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const M: usize>(&self, strip: usize, row: usize) {
+        let layout = &self.segment.layout;
+        // SAFETY: the item's contract: strip, rows and outputs exist.
+        unsafe {
+            let scales = self.segment.data.as_ptr().add(strip * layout.strip_bytes());
+            let quants = scales.add(layout.scale_plane);
+            let inputs = self.inputs.add(row * self.len);
+            let products = T::tile::<S, M>(scales, quants, inputs, self.len);
+            let width = S::LANES.min(self.segment.rows - strip * S::LANES);
+            for (m, product) in products.into_iter().enumerate() {
+                let out = self.out.add((row + m) * self.out_cols + strip * S::LANES);
+                if width == S::LANES {
+                    finish::<S>(self.epilogue, product, out);
+                } else {
+                    // The last strip may be padded; its padding has no output.
+                    let mut padded = [0.0; 16];
+                    std::ptr::copy_nonoverlapping(out, padded.as_mut_ptr(), width);
+                    finish::<S>(self.epilogue, product, padded.as_mut_ptr());
+                    std::ptr::copy_nonoverlapping(padded.as_ptr(), out, width);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn finish<S: Simd>(epilogue: Epilogue, product: S::F, out: *mut f32) {
+    // SAFETY: the caller's: a vector of outputs.
+    unsafe {
+        let value = match epilogue {
+            Epilogue::Store => product,
+            Epilogue::Add => S::add(S::load(out), product),
+            Epilogue::SiluGate => S::mul(super::math::silu::<S>(S::load(out)), product),
+        };
+        S::store(out, value);
+    }
+}
+
+const _: () = {
+    let mut i = 0;
+    while i < Isa::ALL.len() {
+        assert!(
+            Isa::ALL[i].lanes() <= 16,
+            "the padded output holds a vector"
+        );
+        i += 1;
+    }
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! Activation rows in two forms: 32-bit floats, and the 8-bit blocks that
+//! quantised weights are multiplied with.
+//!
+//! A row is quantised once, however many matrices read it. Blocks of 32 serve
+//! every weight format: ggml gives K-quants blocks of 256 instead, which is
+//! coarser and saves nothing here.
+
+use super::format::BLOCK;
+use super::pool::Pool;
+use super::share::Disjoint;
+use super::simd::{Isa, Kernel, Simd, dispatch};
+
+/// Below this many rows, quantising is cheaper than waking a worker.
+const ROWS_PER_ITEM: usize = 8;
+
+/// 32 consecutive inputs of one row, one cache line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Block {
+    /// `round(x / scale)`, within -127..=127.
+    pub(super) quants: [i8; BLOCK],
+    /// The largest magnitude over 127.
+    pub(super) scale: f32,
+    /// `scale * sum`, for formats with a minimum per 32.
+    pub(super) scaled_sum: f32,
+    /// Sum of `quants`, for formats with an offset.
+    pub(super) sum: i32,
+    /// Sums of the two halves, for formats with a scale per 16.
+    pub(super) half_sums: [i32; 2],
+    /// `scale * half_sums`, for formats with a minimum per 16.
+    pub(super) scaled_half_sums: [f32; 2],
+}
+
+/// A reusable buffer of activation rows. It grows to the largest batch that it
+/// has seen and never shrinks; a decode step allocates nothing.
+#[derive(Debug)]
+pub struct QuantizedRows {
+    cols: usize,
+    rows: usize,
+    /// `(rows_max, cols)`
+    floats: Vec<f32>,
+    /// `(rows_max, cols / 32)`; empty when `cols` is no multiple of 32.
+    blocks: Vec<Block>,
+    is_quantized: bool,
+}
+
+impl QuantizedRows {
+    /// An empty buffer with room for `rows_max` rows of `cols` inputs.
+    #[must_use]
+    pub fn new(rows_max: usize, cols: usize) -> Self {
+        let mut rows = Self {
+            cols,
+            rows: 0,
+            floats: Vec::new(),
+            blocks: Vec::new(),
+            is_quantized: false,
+        };
+        rows.begin(rows_max);
+        rows.rows = 0;
+        rows
+    }
+
+    /// Rows it holds now.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs per row.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The rows as floats, `(rows, cols)`.
+    #[must_use]
+    pub fn floats(&self) -> &[f32] {
+        &self.floats[..self.rows * self.cols]
+    }
+
+    /// Makes it hold `rows` rows and returns them, `(rows, cols)`, for the
+    /// caller to fill; what they held before is unspecified. The 8-bit form is
+    /// stale until [`QuantizedRows::quantize`].
+    pub fn begin(&mut self, rows: usize) -> &mut [f32] {
+        let len = rows * self.cols;
+        if self.floats.len() < len {
+            self.floats.resize(len, 0.0);
+        }
+        if self.cols.is_multiple_of(BLOCK) && self.blocks.len() < len / BLOCK {
+            self.blocks.resize(len / BLOCK, Block::default());
+        }
+        self.rows = rows;
+        self.is_quantized = false;
+        &mut self.floats[..len]
+    }
+
+    /// Makes the 8-bit form from the floats. Only quantised weights need it.
+    ///
+    /// # Panics
+    /// When the columns are no multiple of 32.
+    pub fn quantize(&mut self, pool: &Pool) {
+        assert!(
+            self.cols.is_multiple_of(BLOCK),
+            "{} columns are not whole blocks",
+            self.cols
+        );
+        let (cols, rows) = (self.cols, self.rows);
+        let floats = &self.floats[..rows * cols];
+        let blocks = Disjoint::new(&mut self.blocks[..rows * cols / BLOCK]);
+        let isa = Isa::detect();
+        pool.for_each(rows.div_ceil(ROWS_PER_ITEM), &|_, item| {
+            let rows = item * ROWS_PER_ITEM..rows.min((item + 1) * ROWS_PER_ITEM);
+            let floats = &floats[rows.start * cols..rows.end * cols];
+            // SAFETY: items are disjoint ranges of rows; the set is available.
+            unsafe {
+                let blocks = blocks.slice(rows.start * cols / BLOCK, floats.len() / BLOCK);
+                dispatch(isa, Quantize { floats, blocks });
+            }
+        });
+        self.is_quantized = true;
+    }
+
+    /// [`QuantizedRows::begin`] with a copy of `floats`, then
+    /// [`QuantizedRows::quantize`] where the columns allow it.
+    ///
+    /// # Panics
+    /// When `floats` is not a whole number of rows.
+    pub fn set(&mut self, pool: &Pool, floats: &[f32]) {
+        assert!(
+            floats.len().is_multiple_of(self.cols),
+            "not a whole number of rows"
+        );
+        self.begin(floats.len() / self.cols).copy_from_slice(floats);
+        if self.cols.is_multiple_of(BLOCK) {
+            self.quantize(pool);
+        }
+    }
+
+    /// `(rows, cols / 32)`
+    pub(super) fn blocks(&self) -> &[Block] {
+        assert!(
+            self.is_quantized,
+            "the rows changed and were not quantised again"
+        );
+        &self.blocks[..self.rows * self.cols / BLOCK]
+    }
+}
+
+struct Quantize<'a> {
+    floats: &'a [f32],
+    blocks: &'a mut [Block],
+}
+
+impl Kernel for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (block, floats) in self
+            .blocks
+            .iter_mut()
+            .zip(self.floats.as_chunks::<BLOCK>().0)
+        {
+            *block = quantize(floats);
+        }
+    }
+}
+
+/// Plain loops over arrays: the compiler vectorises them for each set.
+#[inline(always)]
+fn quantize(floats: &[f32; BLOCK]) -> Block {
+    // As integers, because the bits of magnitudes order like the magnitudes
+    // and one that is not a number comes out on top: it must not be lost.
+    let magnitude = floats
+        .iter()
+        .fold(0, |most, x| most.max((x.to_bits() & 0x7fff_ffff) as i32));
+    let magnitude = f32::from_bits(magnitude.cast_unsigned());
+    // Below this the inverse would overflow; the block counts as zero.
+    let inverse = if magnitude > 1e-36 {
+        127.0 / magnitude
+    } else {
+        0.0
+    };
+    let scale = magnitude * (1.0 / 127.0);
+    // Adding 1.5 * 2^23 leaves the integer, rounded half to even, in the low
+    // bits: the same on every set, and free of a call where there is no
+    // rounding instruction.
+    const ROUND: f32 = 12_582_912.0;
+    let quants = floats.map(|x| {
+        let rounded = (x * inverse + ROUND).to_bits();
+        rounded.wrapping_sub(ROUND.to_bits()).cast_signed() as i8
+    });
+    let half = |half: usize| {
+        let quants = &quants[half * 16..half * 16 + 16];
+        quants
+            .iter()
+            .fold(0i32, |sum, &q| sum.wrapping_add(i32::from(q)))
+    };
+    let half_sums = [half(0), half(1)];
+    let sum = half_sums[0] + half_sums[1];
+    Block {
+        quants,
+        scale,
+        scaled_sum: scale * sum as f32,
+        sum,
+        half_sums,
+        scaled_half_sums: half_sums.map(|sum| scale * sum as f32),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! The vector operations that the kernels are written in, once per
+//! instruction set, and the choice between instruction sets at run time.
+//!
+//! No kernel lives here. Each kernel is one generic body; [`dispatch`] compiles
+//! it once per set and picks by what the CPU has, so the binary needs no
+//! `target-cpu`. Every operation is exact or correctly rounded, and the bodies
+//! fix the order of every reduction, so all sets give the same bits.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Plain Rust, 8 lanes.
+    Portable,
+    /// AVX2 with FMA and F16C, 8 lanes.
+    Avx2,
+    /// AVX-512 (F, BW, VL) with VNNI, 16 lanes.
+    Avx512Vnni,
+}
+
+impl Isa {
+    /// Slowest first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512Vnni];
+
+    /// Whether this CPU runs it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => {
+                Self::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512Vnni => false,
+        }
+    }
+
+    /// The fastest that this CPU runs.
+    #[must_use]
+    pub fn detect() -> Self {
+        let available = |isa: &Self| isa.is_available();
+        Self::ALL
+            .into_iter()
+            .rfind(available)
+            .unwrap_or(Self::Portable)
+    }
+
+    /// 32-bit lanes of its vectors, which is also the height of a weight strip.
+    pub(super) const fn lanes(self) -> usize {
+        match self {
+            Self::Portable => portable::Portable::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::Avx2::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx512::Avx512Vnni::LANES,
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512Vnni => portable::Portable::LANES,
+        }
+    }
+}
+
+/// A body that [`dispatch`] compiles for every instruction set. `run` and all
+/// that it calls must be `#[inline(always)]`, or they are compiled without the
+/// set's features.
+pub(super) trait Kernel {
+    type Output;
+
+    /// # Safety
+    /// The CPU has the features of `S`; what else `Self` demands holds.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// Runs `kernel` compiled for `isa`.
+///
+/// # Safety
+/// `isa` is available; what `K` demands holds.
+pub(super) unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    debug_assert!(isa.is_available());
+    match isa {
+        // SAFETY: plain Rust runs everywhere; the rest is the caller's promise.
+        Isa::Portable => unsafe { kernel.run::<portable::Portable>() },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller promises that the set is available.
+        Isa::Avx2 => unsafe { avx2::enter(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller promises that the set is available.
+        Isa::Avx512Vnni => unsafe { avx512::enter(kernel) },
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 | Isa::Avx512Vnni => unreachable!("not available on this architecture"),
+    }
+}
+
+/// Vectors of `LANES` 32-bit lanes.
+///
+/// # Safety
+/// Every method needs the CPU features of its set, and pointers that are valid
+/// for the vector's width (no alignment asked).
+#[expect(
+    clippy::missing_safety_doc,
+    reason = "one contract for all, on the trait"
+)]
+pub(super) trait Simd: Copy {
+    /// Lanes of a vector.
+    const LANES: usize;
+    /// Activation rows that share one pass over a weight strip: as many as the
+    /// registers hold.
+    const TILE: usize;
+
+    /// `LANES` 32-bit floats.
+    type F: Copy;
+    /// `LANES` 32-bit integers.
+    type I: Copy;
+    /// `4 * LANES` bytes: four consecutive inputs for each lane's output row.
+    type B: Copy;
+
+    unsafe fn splat(value: f32) -> Self::F;
+    unsafe fn load(from: *const f32) -> Self::F;
+    unsafe fn store(to: *mut f32, value: Self::F);
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`: `b` where either is not a number.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`: `b` where either is not a number.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// 2 to the power of an integral value in -126..=127.
+    unsafe fn exp2_integral(value: Self::F) -> Self::F;
+
+    unsafe fn load_f16(from: *const u16) -> Self::F;
+    unsafe fn load_bf16(from: *const u16) -> Self::F;
+    unsafe fn load_u8(from: *const u8) -> Self::F;
+    unsafe fn load_i8(from: *const i8) -> Self::F;
+    /// The low and the high half of each byte.
+    unsafe fn load_nibbles(from: *const u8) -> [Self::F; 2];
+    unsafe fn to_f32(value: Self::I) -> Self::F;
+
+    unsafe fn bytes(from: *const u8) -> Self::B;
+    unsafe fn and(a: Self::B, mask: u8) -> Self::B;
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
+    /// Each byte shifted right (`N > 0`) or left (`N < 0`); the bits that come
+    /// from the neighbour byte are for the caller to mask off.
+    unsafe fn shift<const N: i32>(a: Self::B) -> Self::B;
+
+    /// For each lane `init + sum of weight * input` over the groups
+    /// `FROM..FROM + COUNT` of four inputs; weights unsigned, of at most
+    /// `BITS` <= 6 bits. Exact.
+    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize>(
+        weights: &[Self::B; 8],
+        inputs: *const i8,
+        init: i32,
+    ) -> Self::I;
+
+    /// Signed 8-bit weights in the form that [`Simd::dot_signed`] wants.
+    unsafe fn signed(weights: Self::B) -> Self::B;
+    /// For each lane the sum of weight * input over all 32 inputs, whose plain
+    /// sum is `input_sum`. Inputs are at least -127. Exact.
+    unsafe fn dot_signed(weights: &[Self::B; 8], inputs: *const i8, input_sum: i32) -> Self::I;
+}

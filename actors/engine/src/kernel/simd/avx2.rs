@@ -1,0 +1,198 @@
+//! The vector operations on AVX2 with FMA and F16C: every x86 CPU since 2013
+//! (Intel) or 2015 (AMD). Does not use the VEX form of VNNI.
+//!
+//! `maddubs` multiplies unsigned by signed bytes and adds pairs into 16 bits,
+//! saturating. Weights of 4 bits leave room for eight such sums (8 * 2 * 15 *
+//! 127 = 30,480), 5 bits for four, 6 bits for two; 8-bit weights for one, and
+//! only after their sign has moved to the input.
+
+use std::arch::x86_64::{
+    __m128i, __m256, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi16,
+    _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi32,
+    _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+    _mm256_cvtps_epi32, _mm256_div_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
+    _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setzero_si256, _mm256_sign_epi8, _mm256_sll_epi16, _mm256_slli_epi32, _mm256_srl_epi16,
+    _mm256_srli_epi32, _mm256_storeu_ps, _mm256_sub_ps,
+};
+
+use super::{Kernel, Simd};
+
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Avx2;
+
+/// # Safety
+/// The CPU has AVX2, FMA and F16C; what `K` demands holds.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own contract.
+    unsafe { kernel.run::<Avx2>() }
+}
+
+/// Four consecutive inputs, for every lane.
+#[inline(always)]
+unsafe fn four(inputs: *const i8, group: usize) -> __m256i {
+    // SAFETY: the caller's pointer is valid for the 32 inputs of a block.
+    unsafe { _mm256_set1_epi32(inputs.add(4 * group).cast::<i32>().read_unaligned()) }
+}
+
+#[expect(unsafe_op_in_unsafe_fn, reason = "one contract for all, on the trait")]
+impl Simd for Avx2 {
+    const LANES: usize = 8;
+    const TILE: usize = 4;
+    type F = __m256;
+    type I = __m256i;
+    type B = __m256i;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> __m256 {
+        _mm256_set1_ps(value)
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m256 {
+        _mm256_loadu_ps(from)
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, value: __m256) {
+        _mm256_storeu_ps(to, value);
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        _mm256_add_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+        _mm256_sub_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+        _mm256_mul_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+        _mm256_fmadd_ps(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn div(a: __m256, b: __m256) -> __m256 {
+        _mm256_div_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn min(a: __m256, b: __m256) -> __m256 {
+        _mm256_min_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn max(a: __m256, b: __m256) -> __m256 {
+        _mm256_max_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn exp2_integral(value: __m256) -> __m256 {
+        let biased = _mm256_add_epi32(_mm256_cvtps_epi32(value), _mm256_set1_epi32(127));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> __m256 {
+        _mm256_cvtph_ps(_mm_loadu_si128(from.cast()))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> __m256 {
+        let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> __m256 {
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(
+            from.cast::<__m128i>(),
+        )))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m256 {
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(
+            from.cast::<__m128i>(),
+        )))
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(from: *const u8) -> [Self::F; 2] {
+        let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast::<__m128i>()));
+        let low = _mm256_and_si256(bytes, _mm256_set1_epi32(0x0f));
+        [
+            _mm256_cvtepi32_ps(low),
+            _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(bytes)),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn to_f32(value: __m256i) -> __m256 {
+        _mm256_cvtepi32_ps(value)
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> __m256i {
+        _mm256_loadu_si256(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn and(a: __m256i, mask: u8) -> __m256i {
+        _mm256_and_si256(a, _mm256_set1_epi8(mask.cast_signed()))
+    }
+    #[inline(always)]
+    unsafe fn or(a: __m256i, b: __m256i) -> __m256i {
+        _mm256_or_si256(a, b)
+    }
+    #[inline(always)]
+    unsafe fn shift<const N: i32>(a: __m256i) -> __m256i {
+        // The count is a constant, so these become the immediate forms.
+        let count = std::arch::x86_64::_mm_cvtsi32_si128(N.abs());
+        if N < 0 {
+            _mm256_sll_epi16(a, count)
+        } else {
+            _mm256_srl_epi16(a, count)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize>(
+        weights: &[__m256i; 8],
+        inputs: *const i8,
+        init: i32,
+    ) -> __m256i {
+        // Sums of `maddubs` that fit into 16 bits.
+        let run = const {
+            match BITS {
+                0..=4 => 8,
+                5 => 4,
+                6 => 2,
+                _ => panic!("wider weights saturate"),
+            }
+        };
+        let mut total = _mm256_set1_epi32(init);
+        let mut group = FROM;
+        while group < FROM + COUNT {
+            let mut sum = _mm256_maddubs_epi16(weights[group], four(inputs, group));
+            let mut next = group + 1;
+            while next < group + run && next < FROM + COUNT {
+                let product = _mm256_maddubs_epi16(weights[next], four(inputs, next));
+                sum = _mm256_add_epi16(sum, product);
+                next += 1;
+            }
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+            group = next;
+        }
+        total
+    }
+
+    #[inline(always)]
+    unsafe fn signed(weights: __m256i) -> __m256i {
+        weights
+    }
+    #[inline(always)]
+    unsafe fn dot_signed(weights: &[__m256i; 8], inputs: *const i8, _input_sum: i32) -> __m256i {
+        let mut total = _mm256_setzero_si256();
+        for (group, &weights) in weights.iter().enumerate() {
+            // |weight| <= 128 and |input| <= 127: 2 * 128 * 127 = 32,512 fits.
+            let inputs = _mm256_sign_epi8(four(inputs, group), weights);
+            let sum = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), inputs);
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+        }
+        total
+    }
+}
