@@ -25,6 +25,15 @@ impl DType {
     }
 }
 
+impl ArchivedDType {
+    /// Bytes of one element.
+    pub const fn size_bytes(&self) -> usize {
+        match self {
+            ArchivedDType::F32 => DType::F32.size_bytes(),
+        }
+    }
+}
+
 /// Rows for a stage: token ids for the first, hidden rows for the others.
 ///
 /// The payload is (rows, width) row-major, spans in order; empty for stage 0,
@@ -62,9 +71,27 @@ pub struct Span {
     pub ask: Ask,
 }
 
+impl ArchivedSpan {
+    /// The same, copied out.
+    pub fn to_native(&self) -> Span {
+        Span {
+            sequence: self.sequence.to_native(),
+            position: self.position.to_native(),
+            rows: self.rows.to_native(),
+            ask: match self.ask {
+                ArchivedAsk::Nothing => Ask::Nothing,
+                ArchivedAsk::Token => Ask::Token,
+            },
+        }
+    }
+}
+
 /// What the driver wants back for a span.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-#[rkyv(attr(doc = "Archived [`Ask`]."), derive(Debug, Clone, Copy, PartialEq, Eq))]
+#[rkyv(
+    attr(doc = "Archived [`Ask`]."),
+    derive(Debug, Clone, Copy, PartialEq, Eq)
+)]
 #[repr(u8)]
 pub enum Ask {
     /// Nothing: an inner chunk of a prefill, or the replay of a known token.

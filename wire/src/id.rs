@@ -63,6 +63,43 @@ pub struct SequenceId {
     pub number: u64,
 }
 
+impl ArchivedNodeId {
+    /// The same, copied out.
+    pub fn to_native(&self) -> NodeId {
+        NodeId(self.0)
+    }
+}
+
+impl ArchivedTerm {
+    /// The same, copied out.
+    pub fn to_native(&self) -> Term {
+        Term {
+            number: self.number.to_native(),
+            leader: self.leader.to_native(),
+        }
+    }
+}
+
+impl ArchivedPlanId {
+    /// The same, copied out.
+    pub fn to_native(&self) -> PlanId {
+        PlanId {
+            term: self.term.to_native(),
+            epoch: self.epoch.to_native(),
+        }
+    }
+}
+
+impl ArchivedSequenceId {
+    /// The same, copied out.
+    pub fn to_native(&self) -> SequenceId {
+        SequenceId {
+            driver: self.driver.to_native(),
+            number: self.number.to_native(),
+        }
+    }
+}
+
 impl Default for NodeId {
     /// The all-zero key: no node has it; it stands for "nobody yet".
     fn default() -> Self {
