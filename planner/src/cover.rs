@@ -6,6 +6,8 @@
 mod alike;
 mod any;
 
+pub(crate) use any::DEVICE_COUNT_MAX;
+
 use std::ops::Range;
 
 use crate::cost::{Costs, Cut, Index};

@@ -2,8 +2,18 @@
 //!
 //! Uses no clock: its effort is counted in steps, so that it answers the same anywhere.
 
-use crate::cost::{Costs, Cut};
-use crate::cover;
+mod bound;
+mod counts;
+mod hash;
+mod latency;
+mod throughput;
+
+#[cfg(test)]
+mod tests;
+
+use crate::cost::{Costs, Cut, Index, NEVER};
+use crate::cover::{self, DEVICE_COUNT_MAX};
+use crate::request::Objective;
 use crate::shares::{self, Weight};
 
 /// A plan, and what no plan can beat.
@@ -14,13 +24,95 @@ pub(crate) struct Found {
 
 /// The best plan that was found; `None` when the model does not fit.
 pub(crate) fn search(costs: &Costs<'_>) -> Option<Found> {
-    let best = seeds(costs)
+    let seed = seeds(costs)
         .into_iter()
         .min_by_key(|cuts| rank(costs, cuts))?;
-    Some(Found {
-        lower_bound_nanos: 0,
+    let mut steps = costs.request.search_steps;
+    match costs.request.objective {
+        Objective::Latency => Some(least_latency(costs, seed, &mut steps)),
+        Objective::Throughput => Some(throughput::search(costs, seed, &mut steps)),
+    }
+}
+
+fn least_latency(costs: &Costs<'_>, seed: Vec<Cut>, steps: &mut u64) -> Found {
+    let whole = single_nanos(costs);
+    let relaxed = counts::least(costs);
+    let split = relaxed.as_ref().map_or(NEVER, |relaxed| relaxed.nanos);
+    let mut best = seed;
+    if let Some(relaxed) = &relaxed
+        && let Some(cuts) = lay_out(costs, &relaxed.counts)
+    {
+        best = better(costs, best, cuts);
+    }
+    let lower = whole.min(split);
+    if costs.latency_nanos(&best) <= lower {
+        return Found {
+            cuts: best,
+            lower_bound_nanos: lower,
+        };
+    }
+    let devices = worth_searching(costs);
+    let outcome = latency::Search::new(costs, &devices, costs.latency_nanos(&best)).run(steps);
+    if let Some(cuts) = outcome.better {
+        best = better(costs, best, cuts);
+    }
+    let searched = if devices.len() == costs.devices.len() {
+        outcome.lower_bound_nanos
+    } else {
+        0
+    };
+    let nanos = costs.latency_nanos(&best);
+    Found {
         cuts: best,
-    })
+        lower_bound_nanos: lower.max(searched).min(nanos),
+    }
+}
+
+fn better(costs: &Costs<'_>, left: Vec<Cut>, right: Vec<Cut>) -> Vec<Cut> {
+    if rank(costs, &right) < rank(costs, &left) {
+        right
+    } else {
+        left
+    }
+}
+
+/// The latency of the best plan that does not split.
+fn single_nanos(costs: &Costs<'_>) -> u64 {
+    let whole = 0..costs.layer_count;
+    (0..costs.devices.len())
+        .filter(|device| costs.fits(*device, &whole))
+        .map(|device| costs.latency_nanos(&[(device, whole.clone())]))
+        .min()
+        .unwrap_or(NEVER)
+}
+
+/// Turns counts into ranges; `None` when they only fit on paper.
+fn lay_out(costs: &Costs<'_>, counts: &[(Index, usize)]) -> Option<Vec<Cut>> {
+    let mut start = 0;
+    let mut cuts = Vec::new();
+    for (device, count) in counts {
+        let layers = start..start + count;
+        start = layers.end;
+        if !costs.fits(*device, &layers) {
+            return None;
+        }
+        cuts.push((*device, layers));
+    }
+    (start == costs.layer_count).then_some(cuts)
+}
+
+/// All devices, or the fastest that fit into a bit set.
+fn worth_searching(costs: &Costs<'_>) -> Vec<Index> {
+    let mut devices: Vec<Index> = (0..costs.devices.len()).collect();
+    if devices.len() > DEVICE_COUNT_MAX {
+        devices.sort_by_key(|device| {
+            let speed = costs.devices[*device].decode_bytes_per_second;
+            (std::cmp::Reverse(speed), *device)
+        });
+        devices.truncate(DEVICE_COUNT_MAX);
+        devices.sort_unstable();
+    }
+    devices
 }
 
 /// What decides between two plans: the objective, then one stream's latency, then the

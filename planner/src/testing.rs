@@ -49,3 +49,45 @@ pub(crate) fn cluster(devices: &[(u64, u64)]) -> Vec<Device> {
         .map(|((memory, speed), index)| device(index, *memory, *speed))
         .collect()
 }
+
+/// A small seeded generator (xorshift64*), so that a failing seed says everything.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut dice = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        // Neighbouring seeds start out alike; a few throws part them.
+        for _ in 0..8 {
+            dice.next();
+        }
+        dice
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    /// From 0 to `count` - 1.
+    pub(crate) fn below(&mut self, count: u64) -> u64 {
+        self.next() % count
+    }
+
+    /// Both ends included.
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.below(high - low + 1)
+    }
+
+    /// One in `count`.
+    pub(crate) fn chance(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+
+    pub(crate) fn shuffle<T>(&mut self, list: &mut [T]) {
+        for place in (1..list.len()).rev() {
+            list.swap(place, self.below(place as u64 + 1) as usize);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Least latency when layers or links differ: best-first search over pipelines.
+//!
+//! Grows pipelines stage by stage, always the one whose bound is least, and merges
+//! those that used the same devices, end on the same one and reached the same layer.
+//! Ends with a proof, or out of steps with the bound of what it left open.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::hash::BuildHasherDefault;
+
+use super::bound::Bound;
+use super::hash::Mixer;
+use crate::cost::{Costs, Cut, Index};
+use crate::cover::DEVICE_COUNT_MAX;
+use crate::twins::Twins;
+
+/// What is left to say after a search.
+pub(super) struct Outcome {
+    /// A plan better than the one it started from, if there was one to be found.
+    pub(super) better: Option<Vec<Cut>>,
+    /// No pipeline of these devices costs less.
+    pub(super) lower_bound_nanos: u64,
+}
+
+/// The first layers of the model on some devices.
+#[derive(Clone, Copy)]
+struct Node {
+    used: u128,
+    cost: u64,
+    parent: u32,
+    end: u16,
+    last: u8,
+    first: u8,
+}
+
+/// What makes two nodes interchangeable.
+type Key = (u128, u16, u8, u8);
+
+const ROOT: u32 = u32::MAX;
+
+pub(super) struct Search<'s, 'r> {
+    costs: &'s Costs<'r>,
+    /// Few enough for a bit set.
+    devices: &'s [Index],
+    bound: Bound,
+    twins: Twins,
+    ends: Vec<Vec<usize>>,
+    nodes: Vec<Node>,
+    open: BinaryHeap<Reverse<(u64, Reverse<u16>, u32)>>,
+    // A hash map whose order is never looked at, so it cannot make a plan depend on it.
+    cheapest: HashMap<Key, u64, BuildHasherDefault<Mixer>>,
+    best: u64,
+    best_node: Option<u32>,
+}
+
+impl<'s, 'r> Search<'s, 'r> {
+    /// A search among at most [`DEVICE_COUNT_MAX`] devices for less than `best` nanos.
+    pub(super) fn new(costs: &'s Costs<'r>, devices: &'s [Index], best: u64) -> Self {
+        assert!(devices.len() <= DEVICE_COUNT_MAX);
+        Self {
+            costs,
+            devices,
+            bound: Bound::new(costs, devices),
+            twins: Twins::among(costs, devices),
+            ends: devices
+                .iter()
+                .map(|device| {
+                    (0..costs.layer_count)
+                        .map(|start| costs.reach(*device, start))
+                        .collect()
+                })
+                .collect(),
+            nodes: Vec::new(),
+            open: BinaryHeap::new(),
+            cheapest: HashMap::default(),
+            best,
+            best_node: None,
+        }
+    }
+
+    pub(super) fn run(mut self, steps: &mut u64) -> Outcome {
+        let mut proven = self.grow_root(steps);
+        while let Some(Reverse((bound, _, index))) = self.open.pop() {
+            proven = bound;
+            if bound >= self.best {
+                break;
+            }
+            if *steps == 0 {
+                break;
+            }
+            let node = self.nodes[index as usize];
+            if self
+                .cheapest
+                .get(&self.key(&node))
+                .is_some_and(|cost| *cost < node.cost)
+            {
+                continue;
+            }
+            self.grow(node, index, steps);
+        }
+        if self.open.is_empty() && proven < self.best && *steps > 0 {
+            proven = self.best;
+        }
+        Outcome {
+            better: self.best_node.map(|index| self.path(index)),
+            lower_bound_nanos: proven.min(self.best),
+        }
+    }
+
+    fn grow_root(&mut self, steps: &mut u64) -> u64 {
+        let root = Node {
+            used: 0,
+            cost: 0,
+            parent: ROOT,
+            end: 0,
+            last: 0,
+            first: 0,
+        };
+        let bound = self.bound.rest_nanos(0, 0);
+        self.grow(root, ROOT, steps);
+        bound
+    }
+
+    /// Opens every stage that may follow a node.
+    fn grow(&mut self, node: Node, index: u32, steps: &mut u64) {
+        let start = usize::from(node.end);
+        for place in 0..self.devices.len() {
+            if node.used & (1 << place) != 0 || !self.twins.is_next(place, node.used) {
+                continue;
+            }
+            let hop = if index == ROOT {
+                self.costs.enter_nanos(self.devices[place])
+            } else {
+                let last = self.devices[usize::from(node.last)];
+                self.costs.links.hop_nanos(last, self.devices[place])
+            };
+            for end in start + 1..=self.ends[place][start] {
+                self.open_stage(&node, index, place, end, node.cost + hop);
+            }
+            *steps = steps.saturating_sub((self.ends[place][start] - start) as u64);
+        }
+    }
+
+    fn open_stage(&mut self, node: &Node, index: u32, place: usize, end: usize, paid: u64) {
+        let start = usize::from(node.end);
+        let device = self.devices[place];
+        let cost = paid + self.costs.decode_nanos(device, &(start..end));
+        let child = Node {
+            used: node.used | 1 << place,
+            cost,
+            parent: index,
+            end: end as u16,
+            last: place as u8,
+            first: if index == ROOT {
+                place as u8
+            } else {
+                node.first
+            },
+        };
+        if end == self.costs.layer_count {
+            let first = self.devices[usize::from(child.first)];
+            let total = cost + self.costs.leave_nanos(device, first);
+            if total < self.best {
+                self.best = total;
+                self.best_node = Some(self.nodes.len() as u32);
+                self.nodes.push(Node {
+                    cost: total,
+                    ..child
+                });
+            }
+            return;
+        }
+        let bound = cost + self.bound.rest_nanos(end, child.used);
+        if bound >= self.best {
+            return;
+        }
+        let key = self.key(&child);
+        let known = self.cheapest.entry(key).or_insert(u64::MAX);
+        if *known <= cost {
+            return;
+        }
+        *known = cost;
+        let number = self.nodes.len() as u32;
+        self.nodes.push(child);
+        self.open.push(Reverse((bound, Reverse(child.end), number)));
+    }
+
+    /// Where all links are alike it does not matter who was last, and who was first
+    /// matters only for the way home to a driver that is the first stage itself.
+    fn key(&self, node: &Node) -> Key {
+        if self.costs.links.are_alike() {
+            return (node.used, node.end, 0, 0);
+        }
+        let first = match self.costs.request.driver {
+            Some(_) => 0,
+            None => node.first,
+        };
+        (node.used, node.end, node.last, first)
+    }
+
+    fn path(&self, mut index: u32) -> Vec<Cut> {
+        let mut cuts = Vec::new();
+        while index != ROOT {
+            let node = self.nodes[index as usize];
+            let start = match node.parent {
+                ROOT => 0,
+                parent => usize::from(self.nodes[parent as usize].end),
+            };
+            let device = self.devices[usize::from(node.last)];
+            cuts.push((device, start..usize::from(node.end)));
+            index = node.parent;
+        }
+        cuts.reverse();
+        cuts
+    }
+}

@@ -1,0 +1,114 @@
+//! Least busy time of the slowest stage, one number of stages after the other.
+//!
+//! More stages mean more groups of sequences, and every group streams the weights
+//! again, so the number of stages is part of the price. For a given number a plan is a
+//! cover within a time limit, and the least limit is found by halving.
+
+use super::{Found, rank};
+use crate::cost::{Costs, Cut, Index};
+use crate::cover::{Answer, Limits, TimeLimit, cover};
+
+/// Improves on `best`, which is any plan.
+pub(super) fn search(costs: &Costs<'_>, best: Vec<Cut>, steps: &mut u64) -> Found {
+    let all: Vec<Index> = (0..costs.devices.len()).collect();
+    let stage_max = costs.layer_count.min(all.len());
+    let mut search = Search {
+        costs,
+        all,
+        best_nanos: costs.objective_nanos(&best),
+        best,
+        open: Vec::new(),
+        steps,
+    };
+    // In an order that jumps about, because each improvement costs a search by halving
+    // and a rising order may improve at every step.
+    for stages in scattered(stage_max) {
+        search.improve(stages);
+    }
+    let mut lower_bound_nanos = search.best_nanos;
+    for stages in std::mem::take(&mut search.open) {
+        lower_bound_nanos = lower_bound_nanos.min(search.proven(stages));
+    }
+    Found {
+        cuts: search.best,
+        lower_bound_nanos,
+    }
+}
+
+/// All numbers from 1 to `count`, neighbours far apart.
+fn scattered(count: usize) -> Vec<usize> {
+    let mut numbers: Vec<usize> = (1..=count).collect();
+    numbers.sort_by_key(|number| (number.reverse_bits(), *number));
+    numbers
+}
+
+struct Search<'s, 'r> {
+    costs: &'s Costs<'r>,
+    all: Vec<Index>,
+    best: Vec<Cut>,
+    best_nanos: u64,
+    /// Numbers of stages for which a better plan was neither found nor ruled out.
+    open: Vec<usize>,
+    steps: &'s mut u64,
+}
+
+impl Search<'_, '_> {
+    fn improve(&mut self, stages: usize) {
+        let mut short = 0;
+        let mut first = true;
+        while short + 1 < self.best_nanos {
+            // One question decides for most numbers of stages: anything better at all?
+            let nanos = if first {
+                self.best_nanos - 1
+            } else {
+                short.midpoint(self.best_nanos)
+            };
+            match self.ask(stages, nanos, true) {
+                Answer::Found(cuts) => {
+                    first = false;
+                    self.adopt(cuts);
+                }
+                Answer::Impossible if first => return,
+                Answer::Impossible => short = nanos,
+                Answer::Unknown if first => {
+                    self.open.push(stages);
+                    return;
+                }
+                Answer::Unknown => {
+                    self.open.push(stages);
+                    short = nanos;
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, stage_max: usize, nanos: u64, search: bool) -> Answer {
+        let limits = Limits {
+            time: Some(TimeLimit { stage_max, nanos }),
+            ..Limits::memory(self.costs)
+        };
+        let mut none = 0;
+        let steps = if search { &mut *self.steps } else { &mut none };
+        cover(&limits, &self.all, steps)
+    }
+
+    fn adopt(&mut self, cuts: Vec<Cut>) {
+        if rank(self.costs, &cuts) < rank(self.costs, &self.best) {
+            self.best_nanos = self.costs.objective_nanos(&cuts);
+            self.best = cuts;
+        }
+    }
+
+    /// The least time that is not ruled out for this number of stages without search.
+    fn proven(&mut self, stages: usize) -> u64 {
+        let (mut ruled_out, mut open) = (0, self.best_nanos);
+        while ruled_out + 1 < open {
+            let middle = ruled_out.midpoint(open);
+            match self.ask(stages, middle, false) {
+                Answer::Impossible => ruled_out = middle,
+                Answer::Found(_) | Answer::Unknown => open = middle,
+            }
+        }
+        open
+    }
+}
