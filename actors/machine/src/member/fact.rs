@@ -214,44 +214,31 @@ pub enum Output {
 }
 
 /// Who is in and who leads, as this node sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
     /// The adopted term; never goes back in one run.
     pub term: Term,
     /// Whether this node leads, follows, or looks for a leader.
-    pub role: MyRole,
+    pub role: Role,
     /// Everyone that this node hears and that hears this node; this node too.
     pub members: BTreeMap<NodeId, Member>,
 }
 
 impl Members {
+    /// Nobody yet, not even this node.
+    pub fn nobody() -> Members {
+        Members {
+            term: Term::default(),
+            role: Role::Seeking,
+            members: BTreeMap::new(),
+        }
+    }
+
     /// The leader, unless this node looks for one.
     pub fn leader(&self) -> Option<NodeId> {
         match self.role {
-            MyRole::Seeking => None,
-            MyRole::Following | MyRole::Leading => Some(self.term.leader),
-        }
-    }
-}
-
-/// This node's part in its term. As [`Role`] on the wire, but born seeking.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MyRole {
-    /// No leader that hears this node and is heard by it.
-    #[default]
-    Seeking,
-    /// Follows the term's leader.
-    Following,
-    /// Leads the term.
-    Leading,
-}
-
-impl From<MyRole> for Role {
-    fn from(role: MyRole) -> Role {
-        match role {
-            MyRole::Seeking => Role::Seeking,
-            MyRole::Following => Role::Following,
-            MyRole::Leading => Role::Leading,
+            Role::Seeking => None,
+            Role::Following | Role::Leading => Some(self.term.leader),
         }
     }
 }
