@@ -136,6 +136,19 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+impl Sampling {
+    /// Always the most likely token, no penalty.
+    pub const GREEDY: Sampling = Sampling {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        repetition_window: 0,
+        seed: 0,
+    };
+}
+
 /// Ends a sequence on a stage; goes down the stages. Its cache and retained rows are freed.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[rkyv(attr(doc = "Archived [`Close`]."))]

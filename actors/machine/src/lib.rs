@@ -4,7 +4,16 @@
 //! the orders out; the simulated world in `tests` does it without any hardware.
 #![forbid(unsafe_code)]
 
+pub mod capability;
+#[cfg(test)]
+mod fixture;
 pub mod member;
+mod outbox;
+pub mod pipeline;
+pub mod placement;
+pub mod plan;
+pub mod shard;
+pub mod view;
 
 /// Milliseconds since the driver started; never goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,8 +34,9 @@ impl Tick {
 /// One actor's decisions.
 ///
 /// The driver feeds one fact (or wakes it), then drains `poll` to `None` and
-/// carries each order out, then looks at `deadline`. It never feeds a second
-/// fact before the orders of the first are drained.
+/// carries each order out, then looks at `deadline`. An order that comes back
+/// (a full link) is fed as a fact before the next `poll`; any other fact waits
+/// until the orders of the first are drained.
 pub trait Machine {
     /// Facts. A bad fact is answered with an order, never with a panic.
     type Input;

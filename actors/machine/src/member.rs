@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_wire::control::{Heartbeat, PeerAddress, Role};
 use cairn_wire::id::{BootId, NodeId};
+use cairn_wire::limits::{ADDRESSES_MAX, NODES_MAX};
 
 use crate::{Machine, Tick};
 use dial::Dialer;
@@ -25,9 +26,7 @@ pub use fact::{
 };
 use lead::{Leadership, Verdict, Voice};
 
-/// Nodes that a heartbeat may name; more is a broken rule.
-pub const HEARS_MAX: usize = 4096;
-/// Addresses in one message; the rest follows with the next.
+/// Nodes in one message of addresses; the rest follows with the next.
 pub const PEERS_MAX: usize = 256;
 /// Names of other clusters that are remembered for the account of why nobody was found.
 const OTHER_CLUSTERS_MAX: usize = 16;
@@ -368,7 +367,7 @@ impl Membership {
                 .iter()
                 .filter(|(_, link)| link.said.is_some() && link.standing == Standing::In)
                 .map(|(peer, _)| *peer)
-                .take(HEARS_MAX)
+                .take(NODES_MAX)
                 .collect(),
         }
     }
@@ -487,6 +486,8 @@ impl Machine for Membership {
         match input {
             Input::Listening { addresses } => {
                 self.listening = addresses;
+                self.listening.retain(|address| dial::fits(address));
+                self.listening.truncate(ADDRESSES_MAX);
                 let own: Vec<PeerAddress> = self.own_address().into_iter().collect();
                 let peers: Vec<NodeId> = self.links.keys().copied().collect();
                 for peer in peers {
@@ -623,7 +624,7 @@ fn broken_rule(peer: NodeId, boot: BootId, heartbeat: &Heartbeat) -> Option<&'st
         Some("leads a term of another node")
     } else if heartbeat.term.number > heartbeat.term_number_max {
         Some("a term above the highest that it has seen")
-    } else if heartbeat.hears.len() > HEARS_MAX {
+    } else if heartbeat.hears.len() > NODES_MAX {
         Some("hears more nodes than the protocol allows")
     } else {
         None

@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_wire::control::PeerAddress;
 use cairn_wire::id::NodeId;
+use cairn_wire::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, NODES_MAX};
 
 use super::fact::{DialFailure, DialId, Timing};
 use crate::Tick;
 
-/// Addresses kept per node; the one heard of longest ago makes room.
-pub(super) const ADDRESSES_MAX: usize = 8;
 /// Nodes known by address; further ones are not noted until others are forgotten.
-pub(super) const KNOWN_MAX: usize = 4096;
+pub(super) const KNOWN_MAX: usize = 2 * NODES_MAX;
 
 /// One due dial.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,6 +85,9 @@ impl Dialer {
 
     /// A node was announced. True if that taught new addresses.
     pub(super) fn found(&mut self, now: Tick, node: NodeId, addresses: &[String]) -> bool {
+        // What cannot be passed on is not noted: a named address may be longer.
+        let mut addresses = addresses.to_vec();
+        addresses.retain(|address| fits(address));
         if node == self.me || addresses.is_empty() {
             return false;
         }
@@ -103,7 +105,7 @@ impl Dialer {
             .get_mut(&target)
             .expect("present or just inserted");
         entry.seen = now;
-        let news = entry.learn(addresses);
+        let news = entry.learn(&addresses);
         if news && let State::Waiting { until } = entry.state {
             entry.attempts = 0;
             entry.state = State::Waiting {
@@ -327,7 +329,7 @@ impl Entry {
         }
     }
 
-    /// Puts addresses to the front. True if one was new.
+    /// Puts addresses to the front; the ones heard of longest ago make room. True if one was new.
     fn learn(&mut self, addresses: &[String]) -> bool {
         let news = addresses
             .iter()
@@ -339,6 +341,11 @@ impl Entry {
         }
         news
     }
+}
+
+/// Whether an address may go into a message.
+pub(super) fn fits(address: &str) -> bool {
+    address.len() <= ADDRESS_BYTES_MAX
 }
 
 /// Doubles from the shortest to the longest pause.

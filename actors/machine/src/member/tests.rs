@@ -383,7 +383,7 @@ fn a_broken_rule_closes_the_link_by_name() {
         ..says(Role::Seeking, term(3, 9), &[5])
     };
     let flood = Heartbeat {
-        hears: vec![id(9); HEARS_MAX + 1],
+        hears: vec![id(9); NODES_MAX + 1],
         ..honest.clone()
     };
     for heartbeat in [other_run, thief, liar, flood] {

@@ -1,0 +1,170 @@
+//! What the members can do and how they do: told by each, kept by all.
+//!
+//! Measures nothing itself; the actor does, when it is ordered to.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use cairn_wire::control::{Capability, Control, NodeStatus};
+use cairn_wire::id::NodeId;
+
+use crate::view::View;
+use crate::{Machine, Tick};
+
+/// How often a node tells how it does.
+const STATUS_MILLIS: u64 = 1_000;
+
+/// Facts for the capability machine.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The membership changed.
+    Members(View),
+    /// The actor measured this node.
+    Measured(Capability),
+    /// The actor took this node's status, as ordered.
+    StatusTaken(NodeStatus),
+    /// A peer told what it can do.
+    CapabilityArrived {
+        /// Who.
+        from: NodeId,
+        /// What.
+        capability: Capability,
+    },
+    /// A peer told how it does.
+    StatusArrived {
+        /// Who.
+        from: NodeId,
+        /// How.
+        status: NodeStatus,
+    },
+}
+
+/// Orders of the capability machine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Take this node's status and feed it back.
+    TakeStatus,
+    /// Send to a peer. Losing it is harmless: it is said again within a second.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Control,
+    },
+    /// The capabilities of the members, this node's among them once measured.
+    Changed(BTreeMap<NodeId, Capability>),
+}
+
+/// Keeps the members' capabilities and statuses.
+#[derive(Debug)]
+pub struct CapabilityMachine {
+    me: NodeId,
+    view: View,
+    capabilities: BTreeMap<NodeId, Capability>,
+    statuses: BTreeMap<NodeId, NodeStatus>,
+    next_status: Tick,
+    outputs: VecDeque<Output>,
+}
+
+impl CapabilityMachine {
+    /// Knows nothing yet.
+    pub fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            view: View::default(),
+            capabilities: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            next_status: Tick(0),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// What each member can do, as far as it has told.
+    pub fn capabilities(&self) -> &BTreeMap<NodeId, Capability> {
+        &self.capabilities
+    }
+
+    /// How each member does, as far as it has told.
+    pub fn statuses(&self) -> &BTreeMap<NodeId, NodeStatus> {
+        &self.statuses
+    }
+
+    fn members_changed(&mut self, view: View) {
+        let mine = self.capabilities.get(&self.me).cloned();
+        for node in view.nodes.difference(&self.view.nodes) {
+            if let (Some(capability), true) = (&mine, *node != self.me) {
+                self.outputs.push_back(Output::Send {
+                    to: *node,
+                    message: Control::Capability(capability.clone()),
+                });
+            }
+        }
+        // Only those who left are forgotten: a newcomer may tell before it is a member here.
+        for node in self.view.nodes.difference(&view.nodes) {
+            self.capabilities.remove(node);
+            self.statuses.remove(node);
+        }
+        self.view = view;
+        self.tell_changed();
+    }
+
+    fn broadcast(&mut self, message: &Control) {
+        for node in self.view.nodes.iter().filter(|node| **node != self.me) {
+            self.outputs.push_back(Output::Send {
+                to: *node,
+                message: message.clone(),
+            });
+        }
+    }
+
+    fn tell_changed(&mut self) {
+        self.outputs
+            .push_back(Output::Changed(self.capabilities.clone()));
+    }
+}
+
+impl Machine for CapabilityMachine {
+    type Input = Input;
+    type Output = Output;
+
+    fn handle(&mut self, _now: Tick, input: Input) {
+        match input {
+            Input::Members(view) => self.members_changed(view),
+            Input::Measured(capability) => {
+                self.broadcast(&Control::Capability(capability.clone()));
+                self.capabilities.insert(self.me, capability);
+                self.tell_changed();
+            }
+            Input::StatusTaken(status) => {
+                self.broadcast(&Control::Status(status.clone()));
+                if let Some(mine) = self.capabilities.get(&self.me).cloned() {
+                    self.broadcast(&Control::Capability(mine));
+                }
+                self.statuses.insert(self.me, status);
+            }
+            Input::CapabilityArrived { from, capability } => {
+                let known = self.capabilities.insert(from, capability.clone());
+                if known.as_ref() != Some(&capability) {
+                    self.tell_changed();
+                }
+            }
+            Input::StatusArrived { from, status } => {
+                self.statuses.insert(from, status);
+            }
+        }
+    }
+
+    fn wake(&mut self, now: Tick) {
+        if now >= self.next_status {
+            self.next_status = now.after_millis(STATUS_MILLIS);
+            self.outputs.push_back(Output::TakeStatus);
+        }
+    }
+
+    fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn deadline(&self) -> Option<Tick> {
+        Some(self.next_status)
+    }
+}

@@ -1,0 +1,588 @@
+//! What a driver does with prompts: open a sequence, feed it, take its tokens, end it.
+//!
+//! The node where a prompt arrives drives it. It holds the token ids, sends rows
+//! to the first stage, and takes each token from the last: one per position.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use cairn_wire::control::Plan;
+use cairn_wire::data::{Ask, Close, DType, Failed, FailedWhy, Open, Rows, Sampled, Sampling, Span};
+use cairn_wire::frame::{DataFrame, RowsFrame};
+use cairn_wire::id::{BootId, NodeId, PlanId, SequenceId};
+
+use crate::outbox::Outbox;
+use crate::plan::{last_stage, owner};
+use crate::view::View;
+use crate::{Machine, Tick};
+
+#[cfg(test)]
+mod tests;
+
+/// Rows of a prefill chunk: the stages work on several chunks of one prompt at once.
+pub const CHUNK_ROWS: u32 = 64;
+/// Requests that may wait for a place; more are refused as busy.
+pub const WAITING_MAX: usize = 64;
+/// A request waits so long for a plan that is on its way, or for a place.
+pub const WAIT_MILLIS: u64 = 30_000;
+/// A stage that was full is asked again after so long.
+const BUSY_RETRY_MILLIS: u64 = 50;
+/// A sequence without a token for so long has failed, whatever the cause.
+const STALL_MILLIS: u64 = 300_000;
+/// The same for the token that proves a plan.
+const PROBE_STALL_MILLIS: u64 = 30_000;
+
+/// One request of this node, named by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Token ids of the prompt, at least one.
+    pub tokens: Vec<u32>,
+    /// Most tokens of the answer, at least one.
+    pub tokens_max: u32,
+    /// Tokens that end the answer and are not part of it.
+    pub end_tokens: Vec<u32>,
+    /// How tokens are picked.
+    pub sampling: Sampling,
+}
+
+/// Facts for the pipeline machine.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The membership changed.
+    Members(View),
+    /// A plan is in force.
+    Adopted(Arc<Plan>),
+    /// Let a plan that is not in force yet produce a token.
+    Probe(Arc<Plan>),
+    /// A prompt arrived.
+    Submit {
+        /// Its name from now on.
+        id: RequestId,
+        /// What is asked for.
+        request: Request,
+    },
+    /// Nobody waits for this answer any more.
+    Cancel(RequestId),
+    /// Tokens from a last stage.
+    Sampled {
+        /// Who sent them.
+        from: NodeId,
+        /// The tokens.
+        sampled: Sampled,
+    },
+    /// A stage gave a sequence up.
+    Failed {
+        /// Who says so.
+        from: NodeId,
+        /// Which and why.
+        failed: Failed,
+    },
+    /// A frame could not be sent: its link is full.
+    Unsent {
+        /// To whom.
+        to: NodeId,
+        /// The frame.
+        frame: DataFrame,
+    },
+    /// A link that was full has room again.
+    LinkReady {
+        /// To whom.
+        peer: NodeId,
+    },
+}
+
+/// Orders of the pipeline machine.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send to a node, which may be this one.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        frame: DataFrame,
+    },
+    /// The next token of an answer.
+    Token {
+        /// Whose.
+        id: RequestId,
+        /// The token.
+        token: u32,
+        /// Natural log of its probability.
+        logprob: f32,
+    },
+    /// The answer is whole. Nothing follows for this request.
+    Finished {
+        /// Which.
+        id: RequestId,
+        /// Why it ended.
+        finish: Finish,
+    },
+    /// There is no (more) answer. Nothing follows for this request.
+    Aborted {
+        /// Which.
+        id: RequestId,
+        /// Why.
+        cause: Abort,
+    },
+    /// How a probe went.
+    Probed {
+        /// Of which plan.
+        plan: PlanId,
+        /// Whether a token came out, or why not.
+        result: Result<(), String>,
+    },
+}
+
+/// Why an answer is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it.
+    EndToken,
+    /// The limit asked for, or the context, is reached.
+    Length,
+}
+
+/// Why there is no (more) answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Abort {
+    /// No plan came into force while it waited.
+    NoPlan,
+    /// No place came free while it waited, or too many wait already.
+    Busy,
+    /// The prompt fills the context.
+    ContextOverflow {
+        /// Rows that the context holds.
+        context: u32,
+    },
+    /// A node that held a stage left.
+    NodeLost(NodeId),
+    /// A stage failed.
+    Stage {
+        /// Its index.
+        stage: u16,
+        /// What it said.
+        detail: String,
+    },
+    /// No token came for too long.
+    Stalled,
+}
+
+/// Drives the sequences of this node.
+#[derive(Debug)]
+pub struct PipelineMachine {
+    me: NodeId,
+    view: View,
+    plan: Option<Arc<Plan>>,
+    running: BTreeMap<SequenceId, Sequence>,
+    waiting: VecDeque<Waiting>,
+    /// After a stage said that it is full, nothing new is opened before this.
+    retry_at: Option<Tick>,
+    next_number: u64,
+    outbox: Outbox,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: RequestId,
+    request: Request,
+    until: Tick,
+}
+
+/// A sequence under way.
+#[derive(Debug)]
+struct Sequence {
+    purpose: Purpose,
+    plan: Arc<Plan>,
+    request: Request,
+    /// Positions taken so far, prompt and answer.
+    length: u32,
+    /// Positions that it may take.
+    length_max: u32,
+    arrived: Tick,
+    progress: Tick,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Answer(RequestId),
+    Probe,
+}
+
+impl PipelineMachine {
+    /// Drives nothing yet. `boot` makes sequence numbers differ from those of earlier runs.
+    pub fn new(me: NodeId, boot: BootId) -> Self {
+        Self {
+            me,
+            view: View::default(),
+            plan: None,
+            running: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            retry_at: None,
+            next_number: boot.0 << 32,
+            outbox: Outbox::default(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Answers under way.
+    pub fn running(&self) -> usize {
+        let answers = self.running.values();
+        answers
+            .filter(|sequence| sequence.purpose != Purpose::Probe)
+            .count()
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The plan in force, while all owners of its stages are members.
+    fn whole_plan(&self) -> Option<&Arc<Plan>> {
+        let plan = self.plan.as_ref()?;
+        self.view.missing_owner(plan).is_none().then_some(plan)
+    }
+
+    fn members_changed(&mut self, now: Tick, view: View) {
+        for node in self.view.nodes.difference(&view.nodes) {
+            self.outbox.forget(*node);
+        }
+        self.view = view;
+        let lost: Vec<(SequenceId, NodeId)> = self
+            .running
+            .iter()
+            .filter_map(|(id, sequence)| Some((*id, self.view.missing_owner(&sequence.plan)?)))
+            .collect();
+        for (id, node) in lost {
+            self.abort(id, Abort::NodeLost(node));
+        }
+        self.start_waiting(now);
+    }
+
+    fn submit(&mut self, now: Tick, id: RequestId, request: Request) {
+        assert!(!request.tokens.is_empty() && request.tokens_max > 0);
+        if self.waiting.len() >= WAITING_MAX {
+            let cause = Abort::Busy;
+            self.outputs.push_back(Output::Aborted { id, cause });
+            return;
+        }
+        let until = now.after_millis(WAIT_MILLIS);
+        self.waiting.push_back(Waiting { id, request, until });
+        self.start_waiting(now);
+    }
+
+    /// Opens as many waiting requests as there are places.
+    fn start_waiting(&mut self, now: Tick) {
+        if self.retry_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.retry_at = None;
+        let Some(plan) = self.whole_plan().cloned() else {
+            return;
+        };
+        while self.running() < plan.sequences as usize {
+            let Some(waiting) = self.waiting.pop_front() else {
+                return;
+            };
+            let prompt = waiting.request.tokens.len();
+            if prompt >= plan.context as usize {
+                let (id, context) = (waiting.id, plan.context);
+                let cause = Abort::ContextOverflow { context };
+                self.outputs.push_back(Output::Aborted { id, cause });
+                continue;
+            }
+            let purpose = Purpose::Answer(waiting.id);
+            self.open(now, purpose, Arc::clone(&plan), waiting.request);
+        }
+    }
+
+    fn open(&mut self, now: Tick, purpose: Purpose, plan: Arc<Plan>, request: Request) {
+        let sequence = SequenceId {
+            driver: self.me,
+            number: self.next_number,
+        };
+        self.next_number += 1;
+        let prompt = u32::try_from(request.tokens.len()).expect("shorter than the context");
+        let length_max = prompt.saturating_add(request.tokens_max).min(plan.context);
+        let first = owner(&plan, 0).expect("a plan has stages");
+        self.send(
+            first,
+            DataFrame::Open(Open {
+                plan: plan.id,
+                stage: 0,
+                sequence,
+                rows_max: length_max,
+                sampling: request.sampling,
+            }),
+        );
+        self.send_prompt(first, plan.id, sequence, &request.tokens);
+        self.running.insert(
+            sequence,
+            Sequence {
+                purpose,
+                plan,
+                request,
+                length: prompt,
+                length_max,
+                arrived: now,
+                progress: now,
+            },
+        );
+    }
+
+    fn send_prompt(&mut self, to: NodeId, plan: PlanId, sequence: SequenceId, tokens: &[u32]) {
+        let mut position = 0;
+        let mut chunks = tokens.chunks(CHUNK_ROWS as usize).peekable();
+        while let Some(chunk) = chunks.next() {
+            let rows = u32::try_from(chunk.len()).expect("a chunk is short");
+            let ask = match chunks.peek() {
+                Some(_) => Ask::Nothing,
+                None => Ask::Token,
+            };
+            let span = Span {
+                sequence,
+                position,
+                rows,
+                ask,
+            };
+            self.send(to, token_rows(plan, span, chunk));
+            position += rows;
+        }
+    }
+
+    fn sampled(&mut self, now: Tick, from: NodeId, sampled: Sampled) {
+        for token in sampled.tokens {
+            let Some(sequence) = self.running.get_mut(&token.sequence) else {
+                continue;
+            };
+            let plan = &sequence.plan;
+            let rightful = plan.id == sampled.plan && owner(plan, last_stage(plan)) == Some(from);
+            // One token per position: a repeat is dropped, a token out of turn too.
+            if rightful && token.position == sequence.length {
+                sequence.progress = now;
+                self.take_token(now, token.sequence, token.token, token.logprob);
+            }
+        }
+    }
+
+    fn take_token(&mut self, now: Tick, id: SequenceId, token: u32, logprob: f32) {
+        let sequence = self.running.get_mut(&id).expect("the caller found it");
+        let Purpose::Answer(request) = sequence.purpose else {
+            self.end_probe(id, Ok(()));
+            return;
+        };
+        if sequence.request.end_tokens.contains(&token) {
+            self.finish(now, id, request, Finish::EndToken);
+            return;
+        }
+        let position = sequence.length;
+        sequence.length += 1;
+        let full = sequence.length == sequence.length_max;
+        let (plan, first) = (sequence.plan.id, owner(&sequence.plan, 0));
+        self.outputs.push_back(Output::Token {
+            id: request,
+            token,
+            logprob,
+        });
+        if full {
+            self.finish(now, id, request, Finish::Length);
+            return;
+        }
+        let span = Span {
+            sequence: id,
+            position,
+            rows: 1,
+            ask: Ask::Token,
+        };
+        let first = first.expect("a plan has stages");
+        self.send(first, token_rows(plan, span, &[token]));
+    }
+
+    fn finish(&mut self, now: Tick, id: SequenceId, request: RequestId, finish: Finish) {
+        self.close(id);
+        let id = request;
+        self.outputs.push_back(Output::Finished { id, finish });
+        self.start_waiting(now);
+    }
+
+    fn failed(&mut self, now: Tick, from: NodeId, failed: Failed) {
+        let Some(sequence) = self.running.get(&failed.sequence) else {
+            return;
+        };
+        if owner(&sequence.plan, failed.stage) != Some(from) || sequence.plan.id != failed.plan {
+            return;
+        }
+        match (failed.why, sequence.purpose) {
+            (FailedWhy::Busy, Purpose::Answer(id)) => self.wait_again(now, id, failed.sequence),
+            (FailedWhy::Busy, Purpose::Probe)
+            | (FailedWhy::Gap | FailedWhy::Engine | FailedWhy::Overflow, _) => {
+                let (stage, detail) = (failed.stage, failed.detail);
+                self.abort(failed.sequence, Abort::Stage { stage, detail });
+                self.start_waiting(now);
+            }
+        }
+    }
+
+    /// Another driver has the last place on a stage: this request is first in line again.
+    fn wait_again(&mut self, now: Tick, id: RequestId, sequence: SequenceId) {
+        let closed = self.close(sequence).expect("the caller found it");
+        let until = closed.arrived.after_millis(WAIT_MILLIS);
+        let request = closed.request;
+        self.waiting.push_front(Waiting { id, request, until });
+        self.retry_at = Some(now.after_millis(BUSY_RETRY_MILLIS));
+    }
+
+    fn abort(&mut self, id: SequenceId, cause: Abort) {
+        let Some(sequence) = self.close(id) else {
+            return;
+        };
+        match sequence.purpose {
+            Purpose::Answer(id) => self.outputs.push_back(Output::Aborted { id, cause }),
+            Purpose::Probe => {
+                let plan = sequence.plan.id;
+                let result = Err(format!("no token came out: {cause:?}"));
+                self.outputs.push_back(Output::Probed { plan, result });
+            }
+        }
+    }
+
+    fn end_probe(&mut self, id: SequenceId, result: Result<(), String>) {
+        if let Some(sequence) = self.close(id) {
+            let plan = sequence.plan.id;
+            self.outputs.push_back(Output::Probed { plan, result });
+        }
+    }
+
+    /// Frees the sequence's room on every stage.
+    fn close(&mut self, id: SequenceId) -> Option<Sequence> {
+        let sequence = self.running.remove(&id)?;
+        let first = owner(&sequence.plan, 0).expect("a plan has stages");
+        let close = Close {
+            plan: sequence.plan.id,
+            stage: 0,
+            sequence: id,
+        };
+        self.send(first, DataFrame::Close(close));
+        Some(sequence)
+    }
+
+    fn cancel(&mut self, now: Tick, id: RequestId) {
+        self.waiting.retain(|waiting| waiting.id != id);
+        let found = self
+            .running
+            .iter()
+            .find(|(_, sequence)| sequence.purpose == Purpose::Answer(id))
+            .map(|(sequence, _)| *sequence);
+        if let Some(sequence) = found {
+            self.close(sequence);
+            self.start_waiting(now);
+        }
+    }
+
+    fn probe(&mut self, now: Tick, plan: Arc<Plan>) {
+        let request = Request {
+            tokens: vec![0],
+            tokens_max: 1,
+            end_tokens: Vec::new(),
+            sampling: Sampling::GREEDY,
+        };
+        self.open(now, Purpose::Probe, plan, request);
+    }
+
+    fn send(&mut self, to: NodeId, frame: DataFrame) {
+        self.outputs.push_back(Output::Send { to, frame });
+    }
+}
+
+impl Machine for PipelineMachine {
+    type Input = Input;
+    type Output = Output;
+
+    fn handle(&mut self, now: Tick, input: Input) {
+        match input {
+            Input::Members(view) => self.members_changed(now, view),
+            Input::Adopted(plan) => {
+                self.plan = Some(plan);
+                self.start_waiting(now);
+            }
+            Input::Probe(plan) => self.probe(now, plan),
+            Input::Submit { id, request } => self.submit(now, id, request),
+            Input::Cancel(id) => self.cancel(now, id),
+            Input::Sampled { from, sampled } => self.sampled(now, from, sampled),
+            Input::Failed { from, failed } => self.failed(now, from, failed),
+            Input::Unsent { to, frame } => self.outbox.hold(to, frame),
+            Input::LinkReady { peer } => {
+                for frame in self.outbox.release(peer) {
+                    self.outputs.push_back(Output::Send { to: peer, frame });
+                }
+            }
+        }
+    }
+
+    fn wake(&mut self, now: Tick) {
+        let whole = self.whole_plan().is_some();
+        let late = |waiting: &Waiting| now >= waiting.until;
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| late(waiting)) {
+            let cause = if whole { Abort::Busy } else { Abort::NoPlan };
+            let id = waiting.id;
+            self.outputs.push_back(Output::Aborted { id, cause });
+        }
+        let stalled: Vec<SequenceId> = self
+            .running
+            .iter()
+            .filter(|(_, sequence)| now >= sequence.stalls_at())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stalled {
+            self.abort(id, Abort::Stalled);
+        }
+        self.start_waiting(now);
+    }
+
+    fn poll(&mut self) -> Option<Output> {
+        loop {
+            match self.outputs.pop_front()? {
+                Output::Send { to, frame } => {
+                    if let Some(frame) = self.outbox.pass(to, frame) {
+                        return Some(Output::Send { to, frame });
+                    }
+                }
+                other => return Some(other),
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Tick> {
+        let waits = self.waiting.front().map(|waiting| waiting.until);
+        let stalls = self.running.values().map(Sequence::stalls_at).min();
+        let retry = self.retry_at.filter(|_| !self.waiting.is_empty());
+        [waits, stalls, retry].into_iter().flatten().min()
+    }
+}
+
+impl Sequence {
+    fn stalls_at(&self) -> Tick {
+        self.progress.after_millis(match self.purpose {
+            Purpose::Answer(_) => STALL_MILLIS,
+            Purpose::Probe => PROBE_STALL_MILLIS,
+        })
+    }
+}
+
+/// Rows for the first stage, which embeds the tokens itself.
+fn token_rows(plan: PlanId, span: Span, tokens: &[u32]) -> DataFrame {
+    let header = Rows {
+        plan,
+        stage: 0,
+        dtype: DType::F32,
+        width: 0,
+        spans: vec![span],
+        tokens: tokens.to_vec(),
+    };
+    DataFrame::Rows(RowsFrame::build(&header, &[]))
+}

@@ -1,0 +1,475 @@
+//! The leader's half: describe the model, solve, propose, wait for the loads, probe, announce.
+//!
+//! What it announces goes to every member and to this node's own follower half,
+//! which alone holds plans.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use cairn_wire::control::{Abandon, Capability, Control, Plan};
+use cairn_wire::id::{NodeId, PlanId};
+
+use super::{Config, ModelFacts, Note, Output, candidates, to_request, to_wire};
+use crate::Tick;
+use crate::view::View;
+
+/// Members often arrive together; planning waits until none has for so long.
+const SETTLE_MILLIS: u64 = 400;
+/// A proposal is repeated to those who have not answered: they may have joined its term late.
+const REPEAT_MILLIS: u64 = 2_000;
+/// After a failure that nothing in sight explains, the next try waits so long.
+const RETRY_MILLIS: u64 = 5_000;
+/// A node that failed to load is left out of plans for so long.
+const EXCLUDE_MILLIS: u64 = 60_000;
+
+/// Why a node is left out, until when.
+#[derive(Clone, Debug)]
+pub(super) struct Exclusion {
+    until: Tick,
+}
+
+/// What the leader says about a plan.
+#[derive(Clone, Debug)]
+pub(super) enum Announcement {
+    /// Load your stage.
+    Propose(Plan),
+    /// It is in force.
+    Adopt(PlanId),
+    /// It will not be in force.
+    Abandon(Abandon),
+}
+
+/// What a plan was made for; a difference asks for another plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Basis {
+    nodes: BTreeSet<NodeId>,
+    model: String,
+}
+
+/// How far the plan in the making is.
+#[derive(Debug)]
+enum Making {
+    /// Nothing to do until something changes.
+    Rest,
+    /// Something changed; wait for more changes.
+    Settle { at: Tick },
+    /// The model's file is being looked for.
+    Describe { basis: Basis },
+    /// The planner runs.
+    Solve { basis: Basis, question: u64 },
+    /// The stages load.
+    Load {
+        basis: Basis,
+        plan: Arc<Plan>,
+        waiting: BTreeSet<NodeId>,
+        repeat_at: Tick,
+    },
+    /// The pipeline shall produce a token.
+    Probe { basis: Basis, plan: Arc<Plan> },
+}
+
+/// The plan in the making and what it needs.
+#[derive(Debug)]
+pub(super) struct Leader {
+    config: Config,
+    pub(super) capabilities: BTreeMap<NodeId, Capability>,
+    /// Announcements for this node's own follower half, taken by the caller.
+    pub(super) to_self: VecDeque<Announcement>,
+    excluded: BTreeMap<NodeId, Exclusion>,
+    facts: Option<ModelFacts>,
+    making: Making,
+    /// What the plan in force, or the last failure, was for.
+    made_for: Option<Basis>,
+    in_force: Option<Arc<Plan>>,
+    /// Who was told of the plan in force.
+    told: BTreeSet<NodeId>,
+    epoch: u64,
+    question: u64,
+    trouble: String,
+}
+
+impl Leader {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            config,
+            capabilities: BTreeMap::new(),
+            to_self: VecDeque::new(),
+            excluded: BTreeMap::new(),
+            facts: None,
+            making: Making::Rest,
+            made_for: None,
+            in_force: None,
+            told: BTreeSet::new(),
+            epoch: 0,
+            question: 0,
+            trouble: String::new(),
+        }
+    }
+
+    pub(super) fn waiting_for(&self) -> String {
+        match &self.making {
+            Making::Rest if self.trouble.is_empty() => "members to join".to_owned(),
+            Making::Rest => self.trouble.clone(),
+            Making::Settle { .. } if self.trouble.is_empty() => "members to settle".to_owned(),
+            Making::Settle { .. } => self.trouble.clone(),
+            Making::Describe { basis } => format!("the file of model {}", basis.model),
+            Making::Solve { .. } => "the planner".to_owned(),
+            Making::Load { waiting, .. } => {
+                let names: Vec<_> = waiting.iter().map(|node| self.name(*node)).collect();
+                format!("layers to load on {}", names.join(", "))
+            }
+            Making::Probe { .. } => "the first token".to_owned(),
+        }
+    }
+
+    /// Called only while this node leads.
+    pub(super) fn members_changed(
+        &mut self,
+        now: Tick,
+        view: &View,
+        adopted: Option<Arc<Plan>>,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        self.in_force = adopted;
+        self.told.retain(|node| view.nodes.contains(node));
+        self.excluded.retain(|node, _| view.nodes.contains(node));
+        let lost = match &self.making {
+            Making::Load { plan, .. } | Making::Probe { plan, .. } => view.missing_owner(plan),
+            Making::Rest
+            | Making::Settle { .. }
+            | Making::Describe { .. }
+            | Making::Solve { .. } => None,
+        };
+        if let Some(node) = lost {
+            let cause = format!("{} left", self.name(node));
+            self.give_up(now, view, &cause, outputs);
+        }
+        self.consider(now, view);
+    }
+
+    /// Another node leads now, or none: what is half made is dropped.
+    pub(super) fn step_down(&mut self) {
+        self.making = Making::Rest;
+        self.made_for = None;
+        self.told.clear();
+    }
+
+    /// Starts planning when what the last plan was made for has changed.
+    pub(super) fn consider(&mut self, now: Tick, view: &View) {
+        let wanted = self.basis(view);
+        if wanted.nodes.is_empty() {
+            return;
+        }
+        match &mut self.making {
+            Making::Rest if self.made_for.as_ref() == Some(&wanted) => {}
+            // Each change pushes the start back a little.
+            Making::Rest | Making::Settle { .. } => {
+                let at = now.after_millis(SETTLE_MILLIS);
+                self.making = Making::Settle { at };
+            }
+            Making::Describe { basis } if basis.model == wanted.model => *basis = wanted,
+            Making::Describe { .. } => self.restart(now),
+            // A plan whose owners are all there is finished first: members who
+            // trickle in must not keep the others from ever being served.
+            Making::Solve { .. } | Making::Load { .. } | Making::Probe { .. } => {}
+        }
+    }
+
+    pub(super) fn wake(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
+        self.excluded.retain(|_, exclusion| now < exclusion.until);
+        match &mut self.making {
+            Making::Settle { at } if now >= *at => self.begin(view, outputs),
+            Making::Load {
+                plan,
+                waiting,
+                repeat_at,
+                ..
+            } if now >= *repeat_at => {
+                *repeat_at = now.after_millis(REPEAT_MILLIS);
+                for to in waiting.iter().filter(|node| **node != self.config.me) {
+                    let message = Control::Propose(Plan::clone(plan));
+                    outputs.push_back(Output::Send { to: *to, message });
+                }
+            }
+            Making::Rest => self.consider(now, view),
+            Making::Settle { .. }
+            | Making::Describe { .. }
+            | Making::Solve { .. }
+            | Making::Load { .. }
+            | Making::Probe { .. } => {}
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Tick> {
+        match &self.making {
+            Making::Settle { at } => Some(*at),
+            Making::Load { repeat_at, .. } => Some(*repeat_at),
+            // An exclusion that ends may allow a better plan.
+            Making::Rest => self
+                .excluded
+                .values()
+                .map(|exclusion| exclusion.until)
+                .min(),
+            Making::Describe { .. } | Making::Solve { .. } | Making::Probe { .. } => None,
+        }
+    }
+
+    pub(super) fn described(
+        &mut self,
+        now: Tick,
+        view: &View,
+        name: String,
+        facts: Result<ModelFacts, String>,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let Making::Describe { basis } = &self.making else {
+            return;
+        };
+        if basis.model != name {
+            return;
+        }
+        match facts {
+            Ok(facts) => {
+                self.facts = Some(facts);
+                let basis = basis.clone();
+                self.solve(view, basis, outputs);
+            }
+            Err(cause) => self.no_plan(now, cause, outputs),
+        }
+    }
+
+    pub(super) fn solved(
+        &mut self,
+        now: Tick,
+        view: &View,
+        question: u64,
+        plan: Result<cairn_planner::Plan, String>,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let Making::Solve {
+            basis,
+            question: asked,
+        } = &self.making
+        else {
+            return;
+        };
+        if *asked != question {
+            return;
+        }
+        let basis = basis.clone();
+        match plan {
+            Ok(plan) => self.propose(now, view, basis, &plan, outputs),
+            Err(cause) => {
+                self.made_for = Some(basis);
+                self.no_plan(now, cause, outputs);
+            }
+        }
+    }
+
+    pub(super) fn stage_answered(
+        &mut self,
+        now: Tick,
+        from: NodeId,
+        answered: PlanId,
+        result: Result<(), String>,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let Making::Load {
+            basis,
+            plan,
+            waiting,
+            ..
+        } = &mut self.making
+        else {
+            return;
+        };
+        if plan.id != answered || !waiting.contains(&from) {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                waiting.remove(&from);
+                if waiting.is_empty() {
+                    let (basis, plan) = (basis.clone(), Arc::clone(plan));
+                    outputs.push_back(Output::Probe {
+                        plan: Arc::clone(&plan),
+                    });
+                    self.making = Making::Probe { basis, plan };
+                }
+            }
+            Err(cause) => self.exclude(now, from, cause, outputs),
+        }
+    }
+
+    /// Announces the plan in the making if the probe succeeded.
+    pub(super) fn probed(
+        &mut self,
+        now: Tick,
+        view: &View,
+        probed: PlanId,
+        result: Result<(), String>,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let Making::Probe { basis, plan } = &self.making else {
+            return;
+        };
+        if plan.id != probed {
+            return;
+        }
+        if let Err(cause) = result {
+            self.give_up(now, view, &cause, outputs);
+            return;
+        }
+        self.made_for = Some(basis.clone());
+        self.in_force = Some(Arc::clone(plan));
+        self.trouble.clear();
+        self.making = Making::Rest;
+        self.announce(Announcement::Adopt(probed), outputs);
+        // Who came meanwhile was left aside until now.
+        self.consider(now, view);
+    }
+
+    fn begin(&mut self, view: &View, outputs: &mut VecDeque<Output>) {
+        let basis = self.basis(view);
+        let known = self.facts.as_ref().map(|facts| &facts.model.name);
+        if known == Some(&basis.model) {
+            self.solve(view, basis, outputs);
+        } else {
+            let name = basis.model.clone();
+            outputs.push_back(Output::Describe { name });
+            self.making = Making::Describe { basis };
+        }
+    }
+
+    fn solve(&mut self, view: &View, basis: Basis, outputs: &mut VecDeque<Output>) {
+        let facts = self.facts.as_ref().expect("solve follows a description");
+        let members = self
+            .capabilities
+            .iter()
+            .filter(|(node, _)| basis.nodes.contains(node) && view.nodes.contains(node));
+        let request = Box::new(to_request(&self.config, facts, members));
+        self.question += 1;
+        let question = self.question;
+        outputs.push_back(Output::Solve { question, request });
+        self.making = Making::Solve { basis, question };
+    }
+
+    fn propose(
+        &mut self,
+        now: Tick,
+        view: &View,
+        basis: Basis,
+        solved: &cairn_planner::Plan,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let facts = self.facts.as_ref().expect("a solved plan has a model");
+        self.epoch += 1;
+        let id = PlanId {
+            term: view.term,
+            epoch: self.epoch,
+        };
+        let plan = to_wire(&self.config, facts, id, solved);
+        if view.missing_owner(&plan).is_some() {
+            self.restart(now);
+            return;
+        }
+        let same = self.in_force.as_ref().is_some_and(|old| {
+            old.stages == plan.stages && old.model == plan.model && old.context == plan.context
+        });
+        if same && view.nodes.is_subset(&self.told) {
+            self.made_for = Some(basis);
+            self.making = Making::Rest;
+            return;
+        }
+        outputs.push_back(Output::Note(Note::Proposing {
+            plan: id,
+            stages: plan.stages.len(),
+        }));
+        self.told = view.nodes.clone();
+        self.announce(Announcement::Propose(plan.clone()), outputs);
+        self.making = Making::Load {
+            basis,
+            waiting: plan.stages.iter().map(|stage| stage.node).collect(),
+            plan: Arc::new(plan),
+            repeat_at: now.after_millis(REPEAT_MILLIS),
+        };
+    }
+
+    fn exclude(&mut self, now: Tick, node: NodeId, cause: String, outputs: &mut VecDeque<Output>) {
+        let until = now.after_millis(EXCLUDE_MILLIS);
+        self.excluded.insert(node, Exclusion { until });
+        self.trouble = format!("{} cannot load its layers: {cause}", self.name(node));
+        outputs.push_back(Output::Note(Note::Excluded { node, cause }));
+        let trouble = self.trouble.clone();
+        self.abandon(&trouble, outputs);
+        self.restart(now);
+    }
+
+    fn give_up(&mut self, now: Tick, view: &View, cause: &str, outputs: &mut VecDeque<Output>) {
+        self.abandon(cause, outputs);
+        self.trouble = cause.to_owned();
+        let at = if view.nodes.len() == 1 {
+            now.after_millis(RETRY_MILLIS)
+        } else {
+            now.after_millis(SETTLE_MILLIS)
+        };
+        self.making = Making::Settle { at };
+    }
+
+    fn abandon(&mut self, cause: &str, outputs: &mut VecDeque<Output>) {
+        let (Making::Load { plan, .. } | Making::Probe { plan, .. }) = &self.making else {
+            return;
+        };
+        let plan = plan.id;
+        let detail = cause.to_owned();
+        self.announce(Announcement::Abandon(Abandon { plan, detail }), outputs);
+        let cause = cause.to_owned();
+        outputs.push_back(Output::Note(Note::Abandoned { plan, cause }));
+    }
+
+    fn no_plan(&mut self, now: Tick, cause: String, outputs: &mut VecDeque<Output>) {
+        self.trouble.clone_from(&cause);
+        outputs.push_back(Output::Note(Note::NoPlan { cause }));
+        let at = now.after_millis(RETRY_MILLIS);
+        self.making = Making::Settle { at };
+    }
+
+    fn restart(&mut self, now: Tick) {
+        let at = now.after_millis(SETTLE_MILLIS);
+        self.making = Making::Settle { at };
+    }
+
+    fn announce(&mut self, announcement: Announcement, outputs: &mut VecDeque<Output>) {
+        for to in self.told.iter().filter(|node| **node != self.config.me) {
+            let message = match &announcement {
+                Announcement::Propose(plan) => Control::Propose(plan.clone()),
+                Announcement::Adopt(plan) => Control::Adopt(*plan),
+                Announcement::Abandon(abandon) => Control::Abandon(abandon.clone()),
+            };
+            outputs.push_back(Output::Send { to: *to, message });
+        }
+        self.to_self.push_back(announcement);
+    }
+
+    fn basis(&self, view: &View) -> Basis {
+        Basis {
+            nodes: candidates(view, &self.capabilities, &self.excluded),
+            model: self.model(view),
+        }
+    }
+
+    /// This node's wish, else the wish of the first member that has one, else the default.
+    fn model(&self, view: &View) -> String {
+        let wish = |node: &NodeId| self.capabilities.get(node)?.wish.clone();
+        wish(&self.config.me)
+            .or_else(|| view.nodes.iter().find_map(wish))
+            .unwrap_or_else(|| self.config.default_model.clone())
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        match self.capabilities.get(&node) {
+            Some(capability) => capability.name.clone(),
+            None => node.to_string(),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The rows that wait for the engine: decode before prefill, in order within a sequence.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::{PassItem, assert_distinct, is_decode};
+
+/// Rows of one pass. Enough to share every weight read among many sequences, few
+/// enough that a decode row never waits long behind a prefill.
+pub const PASS_ROWS_MAX: u64 = 256;
+
+/// Waiting rows of one stage. Bounded by the credits of the links they came over.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    decode: VecDeque<PassItem>,
+    prefill: VecDeque<PassItem>,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.decode.is_empty() && self.prefill.is_empty()
+    }
+
+    /// Rows waiting.
+    pub(super) fn rows(&self) -> u64 {
+        let all = self.decode.iter().chain(&self.prefill);
+        all.map(|item| u64::from(item.span.rows)).sum()
+    }
+
+    pub(super) fn push(&mut self, item: PassItem) {
+        let sequence = item.span.sequence;
+        // A row must not overtake earlier rows of its own sequence.
+        let behind = self
+            .prefill
+            .iter()
+            .any(|waiting| waiting.span.sequence == sequence);
+        if is_decode(&item.span) && !behind {
+            self.decode.push_back(item);
+        } else {
+            self.prefill.push_back(item);
+        }
+    }
+
+    pub(super) fn remove_where(&mut self, matches: impl Fn(&PassItem) -> bool) {
+        self.decode.retain(|item| !matches(item));
+        self.prefill.retain(|item| !matches(item));
+    }
+
+    /// Takes the rows of the next pass: at least one item, no sequence twice.
+    pub(super) fn next_pass(&mut self) -> Vec<PassItem> {
+        let mut taken = Vec::new();
+        let mut rows = 0;
+        let mut seen = BTreeSet::new();
+        for queue in [&mut self.decode, &mut self.prefill] {
+            let mut left = VecDeque::with_capacity(queue.len());
+            for item in queue.drain(..) {
+                let next = rows + u64::from(item.span.rows);
+                let fits = taken.is_empty() || next <= PASS_ROWS_MAX;
+                // Once a row of a sequence is passed over, its later rows are too.
+                if seen.insert(item.span.sequence) && fits {
+                    rows = next;
+                    taken.push(item);
+                } else {
+                    left.push_back(item);
+                }
+            }
+            *queue = left;
+        }
+        assert_distinct(&taken);
+        taken
+    }
+}
