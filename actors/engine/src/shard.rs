@@ -306,6 +306,14 @@ impl Shard {
         }
     }
 
+    /// Layers that both shards hold in the same memory.
+    #[cfg(test)]
+    fn shared_with(&self, other: &Shard) -> usize {
+        let theirs = other.stack.blocks();
+        let shares = |block: &&Arc<portable::Block>| theirs.iter().any(|b| Arc::ptr_eq(b, block));
+        self.stack.blocks().iter().filter(shares).count()
+    }
+
     /// Checks each span against its sequence, counting the batch's earlier spans.
     fn place(&self, spans: &[BatchSpan]) -> Result<Vec<Placed>, EngineError> {
         let mut placed: Vec<Placed> = Vec::with_capacity(spans.len());
@@ -473,3 +481,6 @@ impl<'a> Report<'a> {
         (self.tell)(self.now);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! The same rows give the same bits, however they are split, cut and batched.
+
+use super::*;
+
+const VOCABULARY: usize = 288;
+
+fn tiny(matrices: TensorType) -> TinyModel {
+    TinyModel {
+        // Whole blocks of every quantisation in every matrix.
+        width: 256,
+        feed_forward: 512,
+        heads: 8,
+        head_dim: 32,
+        matrices,
+        tables: TensorType::Q8_0,
+        tied: Tied::Shared,
+        ..TinyModel::new(5)
+    }
+}
+
+const KINDS: [TensorType; 5] = [
+    TensorType::F32,
+    TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q4_K,
+    TensorType::Q6_K,
+];
+
+/// Every logit of one sequence, run alone in one piece through one shard on one thread.
+fn reference(file: &Arc<ModelFile>, path: ComputePath, tokens: &[u32]) -> Vec<u32> {
+    let mut pipeline = Pipeline::new(file, &[file.spec().layers], &options(path), 1);
+    bits(&pipeline.run(&[Part {
+        sequence: 0,
+        position: 0,
+        tokens,
+    }]))
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn every_split_gives_the_same_bits() {
+    for path in PATHS {
+        for kind in KINDS {
+            let file = model(&tiny(kind).gguf());
+            let tokens = tokens(9, 1, VOCABULARY);
+            let whole = reference(&file, path, &tokens);
+            // Each set bit below the last layer is a cut after that layer.
+            for cuts in 0..1u32 << 4 {
+                let mut ends: Vec<u32> = (0..4)
+                    .filter(|i| cuts >> i & 1 == 1)
+                    .map(|i| i + 1)
+                    .collect();
+                ends.push(5);
+                let mut pipeline = Pipeline::new(&file, &ends, &options(path), 1);
+                let split = pipeline.run(&[Part {
+                    sequence: 0,
+                    position: 0,
+                    tokens: &tokens,
+                }]);
+                assert!(whole == bits(&split), "{path:?} {kind} split at {ends:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_moved_boundary_does_not_give_the_same_bits() {
+    let file = model(&tiny(TensorType::Q4_1).gguf());
+    let tokens = tokens(9, 1, VOCABULARY);
+    for path in PATHS {
+        let whole = reference(&file, path, &tokens);
+        let mut skipping = Pipeline::new(&file, &[2, 5], &options(path), 1);
+        let mut late = shard(&file, 3..5, &options(path));
+        skipping.slots[1] = vec![late.open(64).unwrap()];
+        skipping.shards[1] = late;
+        let wrong = skipping.run(&[Part {
+            sequence: 0,
+            position: 0,
+            tokens: &tokens,
+        }]);
+        assert!(
+            whole != bits(&wrong),
+            "{path:?}: layer 2 was left out unnoticed"
+        );
+    }
+}
+
+#[test]
+fn every_chunking_batch_and_thread_count_gives_the_same_bits() {
+    for path in PATHS {
+        for kind in KINDS {
+            let file = model(&tiny(kind).gguf());
+            let seeds = match path {
+                // Slow, and its thread count is candle's own.
+                ComputePath::Portable => 1,
+                ComputePath::Auto => 4,
+            };
+            for seed in 0..seeds {
+                for threads in [1, 2, 3] {
+                    let options = ShardOptions {
+                        threads,
+                        ..options(path)
+                    };
+                    mixed_batches(
+                        &file,
+                        &options,
+                        seed,
+                        &format!("{path:?} {kind} {threads} threads"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Four sequences of random lengths advance by random chunks, several in a batch, some
+/// truncated and run again on the way.
+fn mixed_batches(file: &Arc<ModelFile>, options: &ShardOptions, seed: u64, what: &str) {
+    let mut random = tokens(4096, seed, 1 << 16).into_iter();
+    let mut below = |n: usize| random.next().expect("enough") as usize % n;
+    let texts: Vec<Vec<u32>> = (0..4)
+        .map(|i| tokens(1 + below(40), 100 * seed + i, VOCABULARY))
+        .collect();
+    let wanted: Vec<Vec<u32>> = texts
+        .iter()
+        .map(|text| reference(file, options.path, text))
+        .collect();
+    let mut pipeline = Pipeline::new(file, &[3, 5], options, texts.len());
+    let mut done = vec![0usize; texts.len()];
+    let mut replays = 3;
+    while done
+        .iter()
+        .zip(&texts)
+        .any(|(done, text)| *done < text.len())
+    {
+        let mut parts = Vec::new();
+        for (sequence, text) in texts.iter().enumerate() {
+            // Twice, so that one batch may hold two spans of a sequence.
+            for _ in 0..2 {
+                let count = below(9).min(text.len() - done[sequence]);
+                if count > 0 {
+                    parts.push(Part {
+                        sequence,
+                        position: done[sequence] as u32,
+                        tokens: &text[done[sequence]..done[sequence] + count],
+                    });
+                    done[sequence] += count;
+                }
+            }
+        }
+        if parts.is_empty() {
+            continue;
+        }
+        let mut logits = &pipeline.run(&parts)[..];
+        for part in &parts {
+            let (mine, rest) = logits.split_at(part.tokens.len() * VOCABULARY);
+            let start = part.position as usize * VOCABULARY;
+            let right = &wanted[part.sequence][start..start + mine.len()];
+            assert!(right == bits(mine), "{what} seed {seed}: {part:?}");
+            logits = rest;
+        }
+        if replays == 0 || below(3) > 0 {
+            continue;
+        }
+        replays -= 1;
+        let replayed = below(texts.len());
+        let kept = below(done[replayed] + 1);
+        done[replayed] = kept;
+        for (shard, slots) in pipeline.shards.iter_mut().zip(&pipeline.slots) {
+            shard.truncate(slots[replayed], kept);
+        }
+    }
+}
+
+#[test]
+fn only_the_asked_rows_are_projected() {
+    let file = model(&tiny(TensorType::Q4_1).gguf());
+    let tokens = tokens(6, 3, VOCABULARY);
+    let whole = reference(&file, ComputePath::Auto, &tokens);
+    let mut shard = shard(&file, 0..5, &options(ComputePath::Auto));
+    let slots: Vec<SlotId> = (0..3).map(|_| shard.open(8).unwrap()).collect();
+    let kinds = [LogitRows::Last, LogitRows::None, LogitRows::All];
+    let spans: Vec<BatchSpan> = slots
+        .iter()
+        .zip(kinds)
+        .map(|(&slot, logits)| BatchSpan {
+            slot,
+            position: 0,
+            rows: 6,
+            logits,
+        })
+        .collect();
+    let thrice = tokens.repeat(3);
+    let batch = Batch {
+        input: Input::Tokens(&thrice),
+        spans: &spans,
+    };
+    let Output::Logits(logits) = shard.forward(&batch).unwrap() else {
+        panic!("the last shard gives logits");
+    };
+    let last = &whole[5 * VOCABULARY..];
+    assert_eq!(bits(&logits), [last, &whole[..]].concat());
+}
