@@ -19,6 +19,7 @@ mod request;
 mod shares;
 mod survive;
 mod twins;
+mod whatif;
 
 #[cfg(test)]
 mod testing;
@@ -35,6 +36,8 @@ pub use plan::{
 };
 pub use replan::{Decision, Drift, Margin, Replan, should_replan};
 pub use request::{LayerCost, Model, Objective, Part, Request, SEARCH_STEPS, Strategy};
+
+pub use whatif::{Mistake, WhatIf};
 
 use cost::{Costs, Cut};
 use optimal::Found;
