@@ -5,17 +5,24 @@
 //! run time by CPU feature and reduces every output in one fixed order, so the
 //! result does not depend on batch, chunking, threads or instruction set.
 
+mod attention;
+mod cache;
+mod elementwise;
 mod format;
 mod math;
 mod matmul;
 mod pack;
 mod pages;
 mod pool;
+pub mod probe;
 mod rows;
 mod share;
 mod simd;
 mod weights;
 
+pub use attention::{AttentionScratch, AttentionShape, Span, attention};
+pub use cache::KvLayer;
+pub use elementwise::{RopePairs, add, rms_norm, rms_norm_rows, rope, silu_mul};
 pub use format::{BLOCK, Format};
 pub use pack::{Expected, PackError, Packed};
 pub use pool::Pool;

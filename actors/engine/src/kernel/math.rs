@@ -1,11 +1,11 @@
-//! Exponential and SiLU on vectors, with the same bits on every instruction
+//! Exponential, SiLU and sums on vectors, with the same bits on every instruction
 //! set. No libm: its results differ between systems.
 
 use super::simd::Simd;
 
-/// `e^x` to about 1.2e-7 relative, 0 below -87.3 and e^88 above 88. The
-/// argument is halved by powers of two, the rest is Cephes' polynomial (S.
-/// Moshier, `expf`).
+/// `e^x` to about 1.2e-7 relative, held between `e^-87` and `e^88`. Powers of
+/// two come off the argument; the rest is Cephes' polynomial (S. Moshier,
+/// `expf`).
 ///
 /// # Safety
 /// As for [`Simd`].
@@ -46,3 +46,30 @@ pub(super) unsafe fn silu<S: Simd>(x: S::F) -> S::F {
     // SAFETY: the caller's contract.
     unsafe { S::div(x, S::add(S::splat(1.0), exp::<S>(S::sub(S::splat(0.0), x)))) }
 }
+
+/// The sum of `of` over all numbers: sixteen running sums, then pairs. The
+/// order is the same whatever the vectors' width.
+#[inline(always)]
+pub(super) fn sum_by_sixteen(numbers: &[f32], of: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0.0f32; 16];
+    let (sixteens, rest) = numbers.as_chunks::<16>();
+    for numbers in sixteens {
+        for (sum, &number) in sums.iter_mut().zip(numbers) {
+            *sum += of(number);
+        }
+    }
+    for (sum, &number) in sums.iter_mut().zip(rest) {
+        *sum += of(number);
+    }
+    let mut width = 8;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] += sums[i + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+#[cfg(test)]
+mod tests;

@@ -170,6 +170,31 @@ impl Packed {
         })
     }
 
+    /// A matrix whose packed bytes `fill` makes up, for measuring.
+    pub(super) fn of_bytes(
+        format: Format,
+        rows: usize,
+        cols: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> io::Result<Self> {
+        let isa = Isa::detect();
+        let layout = Layout::new(isa, format, cols);
+        let mut data = Pages::zeroed(rows.div_ceil(layout.lanes) * layout.strip_bytes())?;
+        fill(&mut data);
+        Ok(Self {
+            isa,
+            segments: vec![Segment {
+                format,
+                first_row: 0,
+                rows,
+                layout,
+                data,
+            }],
+            rows,
+            cols,
+        })
+    }
+
     /// Several matrices over the same inputs as one, first to last. Copies no
     /// weights; formats may differ.
     ///

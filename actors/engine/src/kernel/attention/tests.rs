@@ -1,0 +1,253 @@
+//! Oracle: the formula in `f64`. Everything else is bit equality.
+
+use super::{AttentionScratch, AttentionShape, Span, attention};
+use crate::kernel::{KvLayer, Pool};
+
+fn number(i: usize, seed: usize) -> f32 {
+    ((i * 7919 + seed * 104_729 + i * i % 641) % 2003) as f32 / 400.0 - 2.5
+}
+
+struct Case {
+    shape: AttentionShape,
+    len: usize,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    queries: Vec<f32>,
+}
+
+impl Case {
+    fn new(
+        heads: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        window: Option<usize>,
+        len: usize,
+    ) -> Self {
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let numbers = |n, seed| (0..n).map(|i| number(i, seed)).collect();
+        Self {
+            shape: AttentionShape {
+                heads,
+                kv_heads,
+                head_dim,
+                scale,
+                window,
+            },
+            len,
+            keys: numbers(len * kv_heads * head_dim, 1),
+            values: numbers(len * kv_heads * head_dim, 2),
+            queries: numbers(len * heads * head_dim, 3),
+        }
+    }
+
+    /// What the loops cover: tails of every kind, one and several segments,
+    /// windows within, at and across segments.
+    fn all() -> Vec<Self> {
+        vec![
+            Self::new(1, 1, 4, None, 1),
+            Self::new(3, 1, 20, None, 18),
+            Self::new(9, 3, 64, None, 70),
+            Self::new(9, 3, 64, Some(16), 70),
+            Self::new(4, 2, 80, None, 600),
+            Self::new(2, 2, 16, Some(300), 700),
+            Self::new(8, 1, 32, Some(1), 40),
+        ]
+    }
+
+    fn cache(&self, rows: usize) -> KvLayer {
+        let mut cache =
+            KvLayer::new(self.shape.kv_heads, self.shape.head_dim, self.len + 3).expect("memory");
+        let width = self.shape.kv_heads * self.shape.head_dim;
+        let rows = self
+            .keys
+            .chunks(width)
+            .zip(self.values.chunks(width))
+            .take(rows);
+        for (position, (keys, values)) in rows.enumerate() {
+            cache.write(position, keys, values);
+        }
+        cache
+    }
+
+    fn exact(&self, position: usize) -> Vec<f64> {
+        let AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            window,
+        } = self.shape;
+        let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let mut out = Vec::new();
+        for head in 0..heads {
+            let query = &self.queries[(position * heads + head) * head_dim..][..head_dim];
+            let kv = |of: &[f32], at: usize, i: usize| {
+                f64::from(of[(at * kv_heads + head / (heads / kv_heads)) * head_dim + i])
+            };
+            let score = |at| {
+                let terms = (0..head_dim).map(|i| f64::from(query[i]) * kv(&self.keys, at, i));
+                terms.sum::<f64>() * f64::from(scale)
+            };
+            let weights: Vec<f64> = (first..=position).map(|at| score(at).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            out.extend((0..head_dim).map(|i| {
+                let terms = weights.iter().enumerate();
+                terms
+                    .map(|(at, w)| w / sum * kv(&self.values, first + at, i))
+                    .sum::<f64>()
+            }));
+        }
+        out
+    }
+
+    /// Chunk by chunk, the cache holding no more than the chunk's rows.
+    fn run(&self, pool: &Pool, chunk: usize) -> Vec<f32> {
+        let width = self.shape.heads * self.shape.head_dim;
+        let mut scratch = AttentionScratch::default();
+        let mut out = vec![f32::NAN; self.len * width];
+        for (index, out) in out.chunks_mut(chunk * width).enumerate() {
+            let (position, rows) = (index * chunk, out.len() / width);
+            let cache = self.cache(position + rows);
+            let spans = [Span {
+                cache: &cache,
+                position,
+                rows,
+            }];
+            let q = &self.queries[position * width..];
+            attention(pool, &self.shape, &spans, (q, width), out, &mut scratch);
+        }
+        out
+    }
+}
+
+#[test]
+fn attention_is_the_formula() {
+    let pool = Pool::new(2);
+    for case in Case::all() {
+        let out = case.run(&pool, case.len);
+        let width = case.shape.heads * case.shape.head_dim;
+        for (position, out) in out.chunks(width).enumerate() {
+            for (i, (out, exact)) in out.iter().zip(case.exact(position)).enumerate() {
+                // Values are within 2.5: weights are good to a few units of the
+                // scores' rounding, which grows with their size (below 100).
+                let off = (f64::from(*out) - exact).abs();
+                assert!(
+                    off <= 1e-4,
+                    "{:?} {position} [{i}]: {out} for {exact}",
+                    case.shape
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn chunks_and_threads_leave_no_trace() {
+    let pools = [1, 2, 5].map(Pool::new);
+    for case in Case::all() {
+        let reference = case.run(&pools[0], case.len);
+        for pool in &pools {
+            for chunk in [1, 7, 64, case.len] {
+                if case.len > 100 && chunk < 64 && pool.threads() != 2 {
+                    continue;
+                }
+                let out = case.run(pool, chunk);
+                let same = out
+                    .iter()
+                    .zip(&reference)
+                    .all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(
+                    same,
+                    "{:?} threads={} chunk={chunk}",
+                    case.shape,
+                    pool.threads()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_of_one_batch_do_not_see_each_other() {
+    let pool = Pool::new(2);
+    let case = Case::new(9, 3, 64, None, 300);
+    let width = 9 * 64;
+    let alone = case.run(&pool, case.len);
+    let stride = width + 5;
+    // Rows at 299, 0..4 and 280..283, with queries apart.
+    let spans = [(299, 1), (0, 4), (280, 3)];
+    let caches = spans.map(|(position, rows)| case.cache(position + rows));
+    let positions: Vec<usize> = spans
+        .iter()
+        .flat_map(|&(position, rows)| position..position + rows)
+        .collect();
+    let mut q = vec![f32::NAN; positions.len() * stride];
+    for (row, &position) in positions.iter().enumerate() {
+        let query = &case.queries[position * width..][..width];
+        q[row * stride..][..width].copy_from_slice(query);
+    }
+    let spans: Vec<Span<'_>> = spans
+        .iter()
+        .zip(&caches)
+        .map(|(&(position, rows), cache)| Span {
+            cache,
+            position,
+            rows,
+        })
+        .collect();
+    let mut out = vec![0.0; positions.len() * width];
+    let scratch = &mut AttentionScratch::default();
+    attention(&pool, &case.shape, &spans, (&q, stride), &mut out, scratch);
+    for (row, &position) in positions.iter().enumerate() {
+        assert_eq!(
+            &out[row * width..][..width],
+            &alone[position * width..][..width]
+        );
+    }
+}
+
+#[test]
+fn a_rewritten_position_replaces_the_old() {
+    let case = Case::new(2, 1, 16, None, 20);
+    let mut cache = case.cache(20);
+    let width = 16;
+    cache.write(19, &[9.0; 16], &[9.0; 16]);
+    cache.write(19, &case.keys[19 * width..], &case.values[19 * width..]);
+    let mut out = vec![0.0; 2 * width];
+    let spans = [Span {
+        cache: &cache,
+        position: 19,
+        rows: 1,
+    }];
+    let q = (&case.queries[19 * 2 * width..], 2 * width);
+    attention(
+        &Pool::new(1),
+        &case.shape,
+        &spans,
+        q,
+        &mut out,
+        &mut AttentionScratch::default(),
+    );
+    assert_eq!(out, case.run(&Pool::new(1), 20)[19 * 2 * width..]);
+}
+
+#[test]
+#[should_panic(expected = "rows past the cache")]
+fn a_span_past_its_cache_is_refused() {
+    let case = Case::new(1, 1, 4, None, 2);
+    let cache = case.cache(2);
+    let spans = [Span {
+        cache: &cache,
+        position: 5,
+        rows: 1,
+    }];
+    let scratch = &mut AttentionScratch::default();
+    attention(
+        &Pool::new(1),
+        &case.shape,
+        &spans,
+        (&[0.0; 4], 4),
+        &mut [0.0; 4],
+        scratch,
+    );
+}

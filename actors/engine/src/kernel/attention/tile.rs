@@ -1,0 +1,326 @@
+//! A tile of queries over one segment of positions, and the join of segments.
+
+use std::ops::Range;
+
+use crate::kernel::cache::{KvLayer, POSITIONS};
+use crate::kernel::math;
+use crate::kernel::simd::{Isa, Kernel, Simd, dispatch};
+
+/// Positions whose softmax is computed at once: their keys, values and scores
+/// stay in the second-level cache between the passes.
+pub(super) const SEGMENT: usize = 256;
+/// Queries of the widest tile.
+pub(super) const TILE_MAX: usize = 8;
+
+/// Per query of a tile: values weighted by `exp(score - largest)`, the largest
+/// score, and the sum of those weights.
+pub(super) struct State<'a> {
+    /// `(TILE_MAX, padded_dim)`
+    sums: &'a mut [f32],
+    largest: &'a mut [f32],
+    weights: &'a mut [f32],
+    padded_dim: usize,
+}
+
+impl<'a> State<'a> {
+    pub(super) fn new(memory: &'a mut [f32], padded_dim: usize) -> Self {
+        let (sums, memory) = memory.split_at_mut(TILE_MAX * padded_dim);
+        let (largest, weights) = memory.split_at_mut(TILE_MAX);
+        Self {
+            sums,
+            largest,
+            weights,
+            padded_dim,
+        }
+    }
+
+    /// No position seen.
+    pub(super) fn clear(&mut self) {
+        self.weights.fill(0.0);
+    }
+
+    /// Takes in the next segment, where a query saw any of it.
+    pub(super) fn join(&mut self, isa: Isa, part: &State<'_>, pairs: usize) {
+        // SAFETY: the callers detected the set.
+        unsafe {
+            dispatch(
+                isa,
+                Join {
+                    joined: self,
+                    part,
+                    pairs,
+                },
+            )
+        };
+    }
+
+    pub(super) fn normalized(&self, pair: usize, out: &mut [f32]) {
+        let inverse = 1.0 / self.weights[pair];
+        let sums = &self.sums[pair * self.padded_dim..];
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = sum * inverse;
+        }
+    }
+}
+
+struct Join<'a, 'j, 'p> {
+    joined: &'a mut State<'j>,
+    part: &'a State<'p>,
+    pairs: usize,
+}
+
+impl Kernel for Join<'_, '_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self {
+            joined,
+            part,
+            pairs,
+        } = self;
+        let dim = joined.padded_dim;
+        for pair in 0..pairs {
+            if part.weights[pair] == 0.0 {
+                continue;
+            }
+            let sums = joined.sums[pair * dim..(pair + 1) * dim].iter_mut();
+            let sums = sums.zip(&part.sums[pair * dim..(pair + 1) * dim]);
+            if joined.weights[pair] == 0.0 {
+                sums.for_each(|(sum, part)| *sum = *part);
+                joined.largest[pair] = part.largest[pair];
+                joined.weights[pair] = part.weights[pair];
+                continue;
+            }
+            let (ours, theirs) = (joined.largest[pair], part.largest[pair]);
+            let largest = if ours > theirs { ours } else { theirs };
+            // SAFETY: `run`'s contract.
+            let (old, new) = unsafe { (exp::<S>(ours - largest), exp::<S>(theirs - largest)) };
+            sums.for_each(|(sum, part)| *sum = *sum * old + part * new);
+            joined.largest[pair] = largest;
+            joined.weights[pair] = joined.weights[pair] * old + part.weights[pair] * new;
+        }
+    }
+}
+
+/// The vectors' exponential of one number, so that all use one.
+#[inline(always)]
+unsafe fn exp<S: Simd>(x: f32) -> f32 {
+    let mut lanes = [0.0; 16];
+    // SAFETY: the caller's contract; no set has more lanes.
+    unsafe { S::store(lanes.as_mut_ptr(), math::exp::<S>(S::splat(x))) };
+    lanes[0]
+}
+
+/// A tile's softmax over one segment and the values it weighs.
+pub(super) struct SegmentTile<'a, 's> {
+    pub(super) cache: &'a KvLayer,
+    pub(super) kv_head: usize,
+    /// Of the segment.
+    pub(super) first_position: usize,
+    /// Queries that matter.
+    pub(super) pairs: usize,
+    /// Positions that each query sees, in the whole sequence.
+    pub(super) visible: [Range<usize>; TILE_MAX],
+    /// `(TILE_MAX, padded_dim)`, scaled.
+    pub(super) queries: &'a [f32],
+    /// `(TILE_MAX, SEGMENT)`
+    pub(super) scores: &'a mut [f32],
+    pub(super) part: &'a mut State<'s>,
+}
+
+impl Kernel for SegmentTile<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: `run`'s contract.
+        unsafe {
+            match self.pairs {
+                0 | 1 => self.tile::<S, 1>(),
+                2 => self.tile::<S, 2>(),
+                3 | 4 => self.tile::<S, 4>(),
+                _ => self.tile::<S, 8>(),
+            }
+        }
+    }
+}
+
+impl SegmentTile<'_, '_> {
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize>(mut self) {
+        let dim = self.part.padded_dim;
+        assert!(self.queries.len() >= M * dim && self.scores.len() >= M * SEGMENT);
+        assert!(self.part.sums.len() >= M * dim && dim == self.cache.padded_dim());
+        // Blocks that anyone sees; the last query sees furthest.
+        let end = self.visible[M - 1].end.min(self.first_position + SEGMENT);
+        let start = self.visible[0].start.max(self.first_position);
+        let first = (start - self.first_position) / POSITIONS;
+        let blocks = first..(end - self.first_position).div_ceil(POSITIONS);
+        // SAFETY: `run`'s contract; the sizes were asserted above.
+        unsafe {
+            self.score_blocks::<S, M>(blocks.clone());
+            for m in 0..M {
+                self.softmax::<S>(m, blocks.clone());
+            }
+            self.weigh_values::<S, M>(blocks);
+        }
+    }
+
+    fn block(&self, block: usize) -> (&[f32], &[f32]) {
+        self.cache
+            .block(self.first_position / POSITIONS + block, self.kv_head)
+    }
+
+    /// Scores of the given blocks, two vectors of positions at a time.
+    #[inline(always)]
+    unsafe fn score_blocks<S: Simd, const M: usize>(&mut self, blocks: Range<usize>) {
+        let step = (2 * S::LANES).div_ceil(POSITIONS);
+        let mut block = blocks.start;
+        // SAFETY: `run`'s contract; a block has 16 positions of each component
+        // and the scores a place for each position of the segment.
+        unsafe {
+            while block < blocks.end {
+                let first = self.block(block).0.as_ptr();
+                let scores = self.scores.as_mut_ptr().add(block * POSITIONS);
+                if S::LANES < POSITIONS {
+                    self.score::<S, M, 2>([first, first.add(S::LANES)], scores);
+                } else if block + 1 < blocks.end {
+                    self.score::<S, M, 2>([first, self.block(block + 1).0.as_ptr()], scores);
+                } else {
+                    self.score::<S, M, 1>([first], scores);
+                }
+                block += step;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn score<S: Simd, const M: usize, const V: usize>(
+        &self,
+        keys: [*const f32; V],
+        scores: *mut f32,
+    ) {
+        let dim = self.part.padded_dim;
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [[S::splat(0.0); V]; M];
+            for component in 0..self.cache.head_dim() {
+                let keys = keys.map(|keys| S::load(keys.add(component * POSITIONS)));
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    let query = S::splat(*self.queries.as_ptr().add(m * dim + component));
+                    for (sum, key) in sums.iter_mut().zip(keys) {
+                        *sum = S::fma(query, key, *sum);
+                    }
+                }
+            }
+            for (m, sums) in sums.into_iter().enumerate() {
+                for (v, sum) in sums.into_iter().enumerate() {
+                    S::store(scores.add(m * SEGMENT + v * S::LANES), sum);
+                }
+            }
+        }
+    }
+
+    /// Scores of query `m` to weights, zero where it does not see.
+    #[inline(always)]
+    unsafe fn softmax<S: Simd>(&mut self, m: usize, blocks: Range<usize>) {
+        let place = |position: usize| {
+            position
+                .saturating_sub(self.first_position)
+                .min(blocks.end * POSITIONS)
+        };
+        let all = blocks.start * POSITIONS..blocks.end * POSITIONS;
+        let seen = place(self.visible[m].start).max(all.start)..place(self.visible[m].end);
+        let scores = &mut self.scores[m * SEGMENT..(m + 1) * SEGMENT];
+        if seen.is_empty() {
+            scores[all].fill(0.0);
+            self.part.weights[m] = 0.0;
+            return;
+        }
+        scores[all.start..seen.start].fill(f32::NEG_INFINITY);
+        scores[seen.end..all.end].fill(f32::NEG_INFINITY);
+        let scores_at = scores.as_mut_ptr();
+        // SAFETY: `run`'s contract; whole blocks of the scores.
+        let largest = unsafe {
+            let mut largest = S::splat(f32::NEG_INFINITY);
+            let mut at = all.start;
+            while at < all.end {
+                largest = S::max(S::load(scores_at.add(at)), largest);
+                at += S::LANES;
+            }
+            let mut lanes = [f32::NEG_INFINITY; 16];
+            S::store(lanes.as_mut_ptr(), largest);
+            lanes
+                .into_iter()
+                .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+        };
+        // SAFETY: as above.
+        unsafe {
+            let mut at = all.start;
+            while at < all.end {
+                let score = S::sub(S::load(scores_at.add(at)), S::splat(largest));
+                S::store(scores_at.add(at), math::exp::<S>(score));
+                at += S::LANES;
+            }
+        }
+        // The exponential has no zero.
+        scores[all.start..seen.start].fill(0.0);
+        scores[seen.end..all.end].fill(0.0);
+        self.part.weights[m] = math::sum_by_sixteen(&scores[all], |weight| weight);
+        self.part.largest[m] = largest;
+    }
+
+    /// Values times weights, position by position.
+    #[inline(always)]
+    unsafe fn weigh_values<S: Simd, const M: usize>(&mut self, blocks: Range<usize>) {
+        let dim = self.part.padded_dim;
+        let mut component = 0;
+        while component < dim {
+            // SAFETY: `run`'s contract; `dim` is a multiple of 16.
+            unsafe {
+                if dim - component >= 2 * S::LANES {
+                    self.weigh::<S, M, 2>(blocks.clone(), component);
+                    component += 2 * S::LANES;
+                } else {
+                    self.weigh::<S, M, 1>(blocks.clone(), component);
+                    component += S::LANES;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weigh<S: Simd, const M: usize, const V: usize>(
+        &mut self,
+        blocks: Range<usize>,
+        component: usize,
+    ) {
+        let dim = self.part.padded_dim;
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [[S::splat(0.0); V]; M];
+            for block in blocks {
+                let values = self.block(block).1.as_ptr().add(component);
+                let weights = self.scores.as_ptr().add(block * POSITIONS);
+                for position in 0..POSITIONS {
+                    let values = values.add(position * dim);
+                    let values: [S::F; V] =
+                        std::array::from_fn(|v| S::load(values.add(v * S::LANES)));
+                    for (m, sums) in sums.iter_mut().enumerate() {
+                        let weight = S::splat(*weights.add(m * SEGMENT + position));
+                        for (sum, value) in sums.iter_mut().zip(values) {
+                            *sum = S::fma(weight, value, *sum);
+                        }
+                    }
+                }
+            }
+            for (m, sums) in sums.into_iter().enumerate() {
+                for (v, sum) in sums.into_iter().enumerate() {
+                    let at = m * dim + component + v * S::LANES;
+                    S::store(self.part.sums.as_mut_ptr().add(at), sum);
+                }
+            }
+        }
+    }
+}
