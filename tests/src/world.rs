@@ -1,0 +1,728 @@
+//! Hosts, a network between them, one queue of happenings. The only clock is the queue.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use cairn_machine::Tick;
+use cairn_machine::member::{DialFailure, DialId, Event, Input};
+use cairn_wire::id::{BootId, NodeId};
+
+use crate::check::{self, Checker};
+use crate::fault::{Discovery, Fault, Script};
+use crate::host::{Birth, Fact, Host, Order};
+use crate::net::{ConnId, Net, Packet, Seat, Way};
+use crate::rng::{Rng, mix};
+
+/// How long a dial goes unanswered before the network gives up.
+const DIAL_TIMEOUT_MILLIS: u64 = 3_000;
+/// Between two announcements of a node, once it is known to have started. Real mDNS asks ever
+/// more rarely; a machine must not need more than the first announcement and what it knows.
+const ANNOUNCE_MILLIS: u64 = 10_000;
+/// From the order to leave to the end of the process.
+const LEAVE_MILLIS: u64 = 50;
+/// Happenings that a failure shows.
+const TRACE_LINES: usize = 120;
+
+/// A rule broken on purpose, to see that the checks notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Nothing is broken.
+    Nothing,
+    /// Disks forget the terms that were claimed.
+    ForgetTerms,
+    /// Nobody dials a second time.
+    DialOnce,
+}
+
+/// A world at one moment.
+#[derive(Debug)]
+pub struct World {
+    now: Tick,
+    happenings: BTreeMap<(Tick, u64), Happening>,
+    number: u64,
+    discovery: Discovery,
+    sabotage: Sabotage,
+    seats: Vec<Chair>,
+    net: Net,
+    rng: Rng,
+    checker: Checker,
+    events: Vec<(Tick, Seat, Event)>,
+    digest: u64,
+    trace: VecDeque<String>,
+}
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Happening {
+    Fault(Fault),
+    Wake(Seat, BootId),
+    Deliver(ConnId, Way),
+    Announced {
+        from: Seat,
+        to: Seat,
+    },
+    Accept(Call),
+    DialRefused {
+        seat: Seat,
+        boot: BootId,
+        dial: DialId,
+        failure: DialFailure,
+    },
+    DialTimedOut {
+        seat: Seat,
+        boot: BootId,
+        dial: DialId,
+    },
+    Ended {
+        seat: Seat,
+        boot: BootId,
+        peer: NodeId,
+    },
+}
+
+/// A dial under way.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    from: Seat,
+    boot: BootId,
+    dial: DialId,
+    to: Seat,
+}
+
+/// A seat, its disk, and the run on it.
+#[derive(Debug)]
+struct Chair {
+    id: NodeId,
+    boots: u64,
+    disk_term: u64,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The device runs, the node does not: dials are refused.
+    Stopped,
+    /// The device is off: dials are not answered.
+    Dark,
+    Running(Box<Running>),
+}
+
+#[derive(Debug)]
+struct Running {
+    boot: BootId,
+    born: Tick,
+    frozen_until: Tick,
+    woken_at: Option<Tick>,
+    host: Host,
+    dials: BTreeSet<DialId>,
+    /// Connections, by peer, with the way that leads here.
+    conns: BTreeMap<NodeId, (ConnId, Way)>,
+}
+
+impl World {
+    /// A world before its first happening.
+    pub fn new(seed: u64, script: &Script, sabotage: Sabotage) -> World {
+        let mut rng = Rng::new(seed ^ 0x5eed);
+        let net = Net::new(script.seats, rng.fork());
+        let seats = (0..script.seats)
+            .map(|_| {
+                let mut key = [0; 32];
+                key[..8].copy_from_slice(&rng.word().to_be_bytes());
+                Chair {
+                    id: NodeId(key),
+                    boots: 0,
+                    disk_term: 0,
+                    state: State::Stopped,
+                }
+            })
+            .collect();
+        let mut world = World {
+            now: Tick(0),
+            happenings: BTreeMap::new(),
+            number: 0,
+            discovery: script.discovery,
+            sabotage,
+            seats,
+            net,
+            rng,
+            checker: Checker::default(),
+            events: Vec::new(),
+            digest: 0,
+            trace: VecDeque::new(),
+        };
+        for (at, fault) in &script.faults {
+            world.at(*at, Happening::Fault(*fault));
+        }
+        world
+    }
+
+    /// Lets everything happen up to that moment.
+    pub fn run_until(&mut self, end: Tick) {
+        while let Some(entry) = self.happenings.first_entry() {
+            if entry.key().0 > end {
+                break;
+            }
+            let ((at, _), happening) = entry.remove_entry();
+            self.now = at;
+            self.happen(happening);
+        }
+        self.now = self.now.max(end);
+    }
+
+    /// The moment.
+    pub fn now(&self) -> Tick {
+        self.now
+    }
+
+    /// Whether all running nodes agree on who is in and who leads.
+    pub fn agrees(&self) -> bool {
+        check::agree(
+            self.running()
+                .map(|(chair, run)| (chair.id, run.boot, run.host.members())),
+        )
+    }
+
+    /// The running nodes.
+    pub fn hosts(&self) -> impl Iterator<Item = (NodeId, &Host)> {
+        self.running().map(|(chair, run)| (chair.id, &run.host))
+    }
+
+    /// What was checked so far.
+    pub fn checker(&self) -> &Checker {
+        &self.checker
+    }
+
+    /// What people were told, in order.
+    pub fn events(&self) -> &[(Tick, Seat, Event)] {
+        &self.events
+    }
+
+    /// The node of a seat.
+    pub fn id(&self, seat: Seat) -> NodeId {
+        self.seats[seat.0].id
+    }
+
+    /// A number that differs if anything at all went differently.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// The last happenings, for whoever reads a failure.
+    pub fn trace(&self) -> impl Iterator<Item = &str> {
+        self.trace.iter().map(String::as_str)
+    }
+
+    fn running(&self) -> impl Iterator<Item = (&Chair, &Running)> + Clone {
+        self.seats.iter().filter_map(|chair| match &chair.state {
+            State::Running(run) => Some((chair, &**run)),
+            State::Stopped | State::Dark => None,
+        })
+    }
+
+    fn run_at(&mut self, seat: Seat) -> Option<&mut Running> {
+        match &mut self.seats[seat.0].state {
+            State::Running(run) => Some(run),
+            State::Stopped | State::Dark => None,
+        }
+    }
+
+    /// The run at a seat, if it is that one.
+    fn run_of(&mut self, seat: Seat, boot: BootId) -> Option<&mut Running> {
+        self.run_at(seat).filter(|run| run.boot == boot)
+    }
+
+    fn at(&mut self, at: Tick, happening: Happening) {
+        self.happenings
+            .insert((at.max(self.now), self.number), happening);
+        self.number += 1;
+    }
+
+    fn after(&mut self, millis: u64, happening: Happening) {
+        self.at(self.now.after_millis(millis), happening);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        let frozen_until = self
+            .seat_of(&happening)
+            .and_then(|seat| self.run_at(seat))
+            .map(|run| run.frozen_until);
+        if let Some(until) = frozen_until.filter(|until| *until > self.now) {
+            self.at(until, happening);
+            return;
+        }
+        self.note(&happening);
+        match happening {
+            Happening::Fault(fault) => self.fault(fault),
+            Happening::Wake(seat, boot) => self.wake(seat, boot),
+            Happening::Deliver(conn, way) => self.deliver(conn, way),
+            Happening::Announced { from, to } => self.announced(from, to),
+            Happening::Accept(call) => self.accept(call),
+            Happening::DialRefused {
+                seat,
+                boot,
+                dial,
+                failure,
+            } => self.dial_failed(seat, boot, dial, failure),
+            Happening::DialTimedOut { seat, boot, dial } => {
+                self.abandon_dial(seat, boot, dial);
+                self.dial_failed(seat, boot, dial, DialFailure::Unreachable);
+            }
+            Happening::Ended { seat, boot, peer } => {
+                self.tell(seat, boot, Fact::Member(Input::Disconnected { peer }));
+            }
+        }
+    }
+
+    /// The seat whose process must run for it to happen.
+    fn seat_of(&self, happening: &Happening) -> Option<Seat> {
+        match happening {
+            Happening::Fault(_) => None,
+            Happening::Wake(seat, _)
+            | Happening::DialRefused { seat, .. }
+            | Happening::DialTimedOut { seat, .. }
+            | Happening::Ended { seat, .. } => Some(*seat),
+            Happening::Deliver(conn, way) => Some(self.net.conn(*conn)?.receiver(*way).0),
+            Happening::Announced { to, .. } => Some(*to),
+            Happening::Accept(call) => Some(call.to),
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        match fault {
+            Fault::Start(seat) => self.start(seat),
+            Fault::Kill(seat) => self.kill(seat),
+            Fault::PowerLoss(seat) => self.lose_power(seat),
+            Fault::Leave(seat) => {
+                if let Some(run) = self.run_at(seat) {
+                    let boot = run.boot;
+                    self.tell(seat, boot, Fact::Member(Input::LeaveOrdered));
+                    self.after(LEAVE_MILLIS, Happening::Fault(Fault::Kill(seat)));
+                }
+            }
+            Fault::Freeze(seat, millis) => {
+                let until = self.now.after_millis(millis);
+                if let Some(run) = self.run_at(seat) {
+                    run.frozen_until = run.frozen_until.max(until);
+                }
+            }
+            Fault::CutOneWay(from, to) => self.net.cut(from, to),
+            Fault::CutBothWays(one, other) => {
+                self.net.cut(one, other);
+                self.net.cut(other, one);
+            }
+            Fault::Split(bits) => self.split(bits),
+            Fault::Heal => {
+                self.net.heal();
+                for (conn, way, at, packets) in self.net.waiting() {
+                    for _ in 0..packets {
+                        self.at(at, Happening::Deliver(conn, way));
+                    }
+                }
+            }
+        }
+    }
+
+    fn split(&mut self, bits: u64) {
+        for one in 0..self.seats.len() {
+            for other in 0..self.seats.len() {
+                if (bits >> one) & 1 != (bits >> other) & 1 {
+                    self.net.cut(Seat(one), Seat(other));
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, seat: Seat) {
+        let now = self.now;
+        let chair = &mut self.seats[seat.0];
+        if let State::Running(_) = chair.state {
+            return;
+        }
+        chair.boots += 1;
+        let boot = BootId(chair.boots);
+        let first_term = match self.sabotage {
+            Sabotage::Nothing | Sabotage::DialOnce => chair.disk_term,
+            Sabotage::ForgetTerms => 0,
+        };
+        let birth = Birth {
+            me: chair.id,
+            boot,
+            first_term,
+        };
+        chair.state = State::Running(Box::new(Running {
+            boot,
+            born: now,
+            frozen_until: now,
+            woken_at: None,
+            host: Host::new(birth, Tick(0)),
+            dials: BTreeSet::new(),
+            conns: BTreeMap::new(),
+        }));
+        let addresses = vec![self.address(seat)];
+        self.tell(seat, boot, Fact::Member(Input::Listening { addresses }));
+        self.introduce(seat, boot);
+    }
+
+    /// Lets a new run be found, and find the others.
+    fn introduce(&mut self, seat: Seat, boot: BootId) {
+        let named = match self.discovery {
+            Discovery::Multicast => {
+                for other in (0..self.seats.len())
+                    .map(Seat)
+                    .filter(|other| *other != seat)
+                {
+                    for (from, to) in [(seat, other), (other, seat)] {
+                        let millis = self.rng.between(20, 1_100);
+                        self.after(millis, Happening::Announced { from, to });
+                    }
+                }
+                return;
+            }
+            Discovery::NamedChain => Seat(seat.0.saturating_sub(1)),
+            Discovery::NamedFirst => Seat(0),
+        };
+        let address = format!("seat{}:4000", named.0);
+        self.tell(seat, boot, Fact::Member(Input::Named { address }));
+    }
+
+    fn announced(&mut self, from: Seat, to: Seat) {
+        let there = matches!(self.seats[from.0].state, State::Running(_));
+        if there && self.net.passes(from, to) && self.net.passes(to, from) {
+            let input = Input::Found {
+                node: self.seats[from.0].id,
+                addresses: vec![self.address(from)],
+            };
+            if let Some(run) = self.run_at(to) {
+                let boot = run.boot;
+                self.tell(to, boot, Fact::Member(input));
+            }
+        }
+        if there {
+            let alike = |queued: &Happening| matches!(queued, Happening::Announced { from: f, to: t } if (*f, *t) == (from, to));
+            if !self.happenings.values().any(alike) {
+                self.after(ANNOUNCE_MILLIS, Happening::Announced { from, to });
+            }
+        }
+    }
+
+    /// Where a seat's present run listens. With multicast every run takes a new port, so that
+    /// old announcements lead nowhere; a named address has to stay.
+    fn address(&self, seat: Seat) -> String {
+        let port = match self.discovery {
+            Discovery::Multicast => 4_000 + self.seats[seat.0].boots,
+            Discovery::NamedChain | Discovery::NamedFirst => 4_000,
+        };
+        format!("seat{}:{port}", seat.0)
+    }
+
+    fn kill(&mut self, seat: Seat) {
+        self.end(seat, State::Stopped, |world, conn, away| {
+            world.send(conn, away, Packet::Reset);
+        });
+    }
+
+    fn lose_power(&mut self, seat: Seat) {
+        self.end(seat, State::Dark, |_, _, _| {});
+    }
+
+    fn end(&mut self, seat: Seat, state: State, farewell: impl Fn(&mut World, ConnId, Way)) {
+        self.seats[seat.0].state = state;
+        for (conn, way) in self.net.ends_at(seat) {
+            farewell(self, conn, way.turned());
+            self.net.close_end(conn, way);
+        }
+    }
+
+    fn wake(&mut self, seat: Seat, boot: BootId) {
+        let now = self.now;
+        let Some(run) = self.run_of(seat, boot) else {
+            return;
+        };
+        if run.woken_at.is_some_and(|at| at <= now) {
+            run.woken_at = None;
+            let local = Tick(now.millis_since(run.born));
+            run.host.wake(local);
+            self.carry_out(seat, boot);
+        }
+    }
+
+    fn tell(&mut self, seat: Seat, boot: BootId, fact: Fact) {
+        let now = self.now;
+        if let Some(run) = self.run_of(seat, boot) {
+            let local = Tick(now.millis_since(run.born));
+            run.host.handle(local, fact);
+            self.carry_out(seat, boot);
+        }
+    }
+
+    /// Carries out what a host ordered, checks it, and sees to its next waking.
+    fn carry_out(&mut self, seat: Seat, boot: BootId) {
+        while let Some(order) = self.run_of(seat, boot).and_then(|run| run.host.poll()) {
+            self.order(seat, boot, order);
+        }
+        let (id, disk_term) = (self.seats[seat.0].id, self.seats[seat.0].disk_term);
+        let State::Running(run) = &mut self.seats[seat.0].state else {
+            return;
+        };
+        run.host.check_invariants();
+        self.checker
+            .members(id, boot, disk_term, run.host.members());
+        let due = run
+            .host
+            .deadline()
+            .map(|due| run.born.after_millis(due.0).max(self.now));
+        if let Some(due) = due
+            && run.woken_at.is_none_or(|at| due < at)
+        {
+            run.woken_at = Some(due);
+            self.at(due, Happening::Wake(seat, boot));
+        }
+    }
+
+    fn order(&mut self, seat: Seat, boot: BootId, order: Order) {
+        match order {
+            Order::Dial {
+                dial,
+                node,
+                addresses,
+            } => self.dial(seat, boot, dial, node, &addresses),
+            Order::Close { peer } => {
+                if let Some((conn, way)) = self
+                    .run_of(seat, boot)
+                    .and_then(|run| run.conns.remove(&peer))
+                {
+                    self.send(conn, way.turned(), Packet::Reset);
+                    self.net.close_end(conn, way);
+                    self.at(self.now, Happening::Ended { seat, boot, peer });
+                }
+            }
+            Order::Send { peer, plane, bytes } => {
+                let conn = self.run_of(seat, boot).and_then(|run| run.conns.get(&peer));
+                if let Some((conn, way)) = conn.copied() {
+                    self.send(conn, way.turned(), Packet::Frame(plane, bytes));
+                }
+            }
+            Order::PersistTerm(number) => self.seats[seat.0].disk_term = number,
+            Order::Event(event) => {
+                self.remember(|| format!("{seat:?} says {event:?}"));
+                self.events.push((self.now, seat, event));
+            }
+        }
+    }
+
+    fn dial(
+        &mut self,
+        seat: Seat,
+        boot: BootId,
+        dial: DialId,
+        node: Option<NodeId>,
+        addresses: &[String],
+    ) {
+        if self.sabotage == Sabotage::DialOnce && dial.0 >= self.seats.len() as u64 {
+            return;
+        }
+        if let Some(run) = self.run_of(seat, boot) {
+            run.dials.insert(dial);
+        }
+        let target = (0..self.seats.len()).map(Seat).find(|other| {
+            let id = self.seats[other.0].id;
+            addresses.contains(&self.address(*other)) && node.is_none_or(|node| node == id)
+        });
+        let refused = |failure| Happening::DialRefused {
+            seat,
+            boot,
+            dial,
+            failure,
+        };
+        match target {
+            Some(to) if to == seat => self.after(0, refused(DialFailure::Myself)),
+            Some(to) => {
+                let there = self.net.delay_millis(seat, to);
+                let millis = 2 * there + self.net.delay_millis(to, seat);
+                let from = seat;
+                self.after(
+                    millis,
+                    Happening::Accept(Call {
+                        from,
+                        boot,
+                        dial,
+                        to,
+                    }),
+                );
+                let timed_out = Happening::DialTimedOut { seat, boot, dial };
+                self.after(DIAL_TIMEOUT_MILLIS, timed_out);
+            }
+            None => self.after(10, refused(DialFailure::Unreachable)),
+        }
+    }
+
+    fn accept(&mut self, call: Call) {
+        let Call {
+            from,
+            boot,
+            dial,
+            to,
+        } = call;
+        let passes = self.net.passes(from, to) && self.net.passes(to, from);
+        let caller = self.seats[from.0].id;
+        let callee = self.seats[to.0].id;
+        let pending = self
+            .run_of(from, boot)
+            .is_some_and(|run| run.dials.contains(&dial));
+        if !passes || !pending {
+            return;
+        }
+        let failure = |failure| Happening::DialRefused {
+            seat: from,
+            boot,
+            dial,
+            failure,
+        };
+        let back = self.net.delay_millis(to, from);
+        let (acceptor, known) = match &self.seats[to.0].state {
+            State::Stopped => {
+                self.after(back, failure(DialFailure::Unreachable));
+                return;
+            }
+            State::Dark => return,
+            State::Running(run) => (run.boot, run.conns.get(&caller).copied()),
+        };
+        let whole = |(conn, way): &(ConnId, Way)| {
+            let conn = self.net.conn(*conn);
+            conn.is_some_and(|conn| conn.is_whole() && conn.sender(*way) == (from, boot))
+        };
+        let waits_for_mine = self.net.between(to, from).is_some_and(|end| whole(&end));
+        if known.as_ref().is_some_and(whole) || waits_for_mine {
+            self.after(back, failure(DialFailure::AlreadyConnected(callee)));
+            return;
+        }
+        let conn = self.net.open((from, boot), (to, acceptor), dial);
+        self.send(conn, Way::Back, Packet::Opened);
+        self.attach(to, conn, Way::Out, None);
+    }
+
+    /// Makes a connection the one that a seat has with its peer, and tells the host.
+    fn attach(&mut self, seat: Seat, conn: ConnId, way: Way, dial: Option<DialId>) {
+        let Some((other, other_boot)) = self.net.conn(conn).map(|conn| conn.sender(way)) else {
+            return;
+        };
+        let peer = self.seats[other.0].id;
+        let Some(run) = self.run_at(seat) else {
+            return;
+        };
+        let boot = run.boot;
+        if let Some((old, old_way)) = run.conns.insert(peer, (conn, way)) {
+            self.send(old, old_way.turned(), Packet::Reset);
+            self.net.close_end(old, old_way);
+            self.tell(seat, boot, Fact::Member(Input::Disconnected { peer }));
+        }
+        let connected = Input::Connected {
+            peer,
+            boot: other_boot,
+            dial,
+        };
+        self.tell(seat, boot, Fact::Member(connected));
+    }
+
+    fn dial_failed(&mut self, seat: Seat, boot: BootId, dial: DialId, failure: DialFailure) {
+        let pending = self
+            .run_of(seat, boot)
+            .is_some_and(|run| run.dials.remove(&dial));
+        if pending {
+            let failed = Input::DialFailed { dial, failure };
+            self.tell(seat, boot, Fact::Member(failed));
+        }
+    }
+
+    /// Closes the caller's end of a connection that was never answered in time.
+    fn abandon_dial(&mut self, seat: Seat, boot: BootId, dial: DialId) {
+        let pending = self
+            .run_of(seat, boot)
+            .is_some_and(|run| run.dials.contains(&dial));
+        let end = self.net.ends_at(seat).into_iter().find(|(conn, way)| {
+            let conn = self.net.conn(*conn);
+            *way == Way::Back && conn.is_some_and(|conn| conn.dial == dial)
+        });
+        if let (true, Some((conn, way))) = (pending, end) {
+            self.send(conn, way.turned(), Packet::Reset);
+            self.net.close_end(conn, way);
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, way: Way, packet: Packet) {
+        if let Some(at) = self.net.send(conn, way, self.now, packet) {
+            self.at(at, Happening::Deliver(conn, way));
+        }
+    }
+
+    fn deliver(&mut self, id: ConnId, way: Way) {
+        let Some(packet) = self.net.take(id, way, self.now) else {
+            return;
+        };
+        let Some(conn) = self.net.conn(id) else {
+            return;
+        };
+        let ((seat, boot), dial) = (conn.receiver(way), conn.dial);
+        let peer = self.seats[conn.sender(way).0.0].id;
+        if !conn.receives(way) {
+            // Nobody is there: a device that runs says so, one that is off does not.
+            if !matches!(self.seats[seat.0].state, State::Dark) {
+                self.send(id, way.turned(), Packet::Reset);
+            }
+            return;
+        }
+        match packet {
+            Packet::Opened => {
+                if self
+                    .run_of(seat, boot)
+                    .is_some_and(|run| run.dials.remove(&dial))
+                {
+                    self.attach(seat, id, way, Some(dial));
+                }
+            }
+            Packet::Frame(plane, bytes) => {
+                self.tell(seat, boot, Fact::Arrived { peer, plane, bytes });
+            }
+            Packet::Reset => {
+                self.net.close_end(id, way);
+                let ours = |run: &mut Running| {
+                    let ours = run.conns.get(&peer).is_some_and(|(conn, _)| *conn == id);
+                    ours && run.conns.remove(&peer).is_some()
+                };
+                if self.run_of(seat, boot).is_some_and(ours) {
+                    self.tell(seat, boot, Fact::Member(Input::Disconnected { peer }));
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, happening: &Happening) {
+        let what = match happening {
+            Happening::Fault(_) => 1,
+            Happening::Wake(seat, _) => 2 + ((seat.0 as u64) << 8),
+            Happening::Deliver(conn, way) => 3 + (conn.0 << 8) + ((*way as u64) << 4),
+            Happening::Announced { .. } => 4,
+            Happening::Accept(call) => 5 + (call.dial.0 << 8),
+            Happening::DialRefused { dial, .. } => 6 + (dial.0 << 8),
+            Happening::DialTimedOut { dial, .. } => 7 + (dial.0 << 8),
+            Happening::Ended { .. } => 8,
+        };
+        self.digest = mix(self.digest ^ mix(self.now.0) ^ what);
+        match happening {
+            Happening::Wake(..) | Happening::Deliver(..) => {}
+            Happening::Fault(_)
+            | Happening::Announced { .. }
+            | Happening::Accept(_)
+            | Happening::DialRefused { .. }
+            | Happening::DialTimedOut { .. }
+            | Happening::Ended { .. } => self.remember(|| format!("{happening:?}")),
+        }
+    }
+
+    fn remember(&mut self, line: impl Fn() -> String) {
+        if self.trace.len() == TRACE_LINES {
+            self.trace.pop_front();
+        }
+        let line = line();
+        self.trace.push_back(format!("{:>6} {line}", self.now.0));
+    }
+}
