@@ -145,7 +145,7 @@ fn main() {
                                         maxgap = maxgap.max(p.proof.gap_permille());
                                     }
                                     Err(e) => {
-                                        println!("   {e}");
+                                        let _=e;
                                     }
                                 }
                             }

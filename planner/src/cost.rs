@@ -25,8 +25,15 @@ pub(crate) struct Costs<'r> {
     /// Sorted by id, so that the order of the request cannot matter.
     pub(crate) devices: Vec<&'r Device>,
     pub(crate) layer_count: usize,
+    /// Whether all layers cost the same, so that only their number matters.
+    pub(crate) layers_are_alike: bool,
     /// Prefix sums over layers.
     resident: Vec<u64>,
+    /// Time of one decode row on each device, rounded up once per layer, so that moving
+    /// a layer changes a plan by exactly what that layer costs.
+    decode: Vec<Vec<u64>>,
+    /// Furthest end by start, for each device.
+    reach: Vec<Vec<usize>>,
     streamed: Vec<u64>,
     cache_read: Vec<u64>,
     macs: Vec<u64>,
@@ -45,9 +52,11 @@ impl<'r> Costs<'r> {
         let driver = request
             .driver
             .and_then(|id| devices.binary_search_by_key(&id, |device| device.id).ok());
-        Self {
+        let mut costs = Self {
             request,
             layer_count: layers.len(),
+            reach: Vec::new(),
+            layers_are_alike: layers.windows(2).all(|pair| pair[0] == pair[1]),
             resident: prefix(layers.iter().map(|layer| {
                 layer
                     .weight_bytes
@@ -68,10 +77,25 @@ impl<'r> Costs<'r> {
                     .macs_per_row
                     .saturating_add(layer.attention_macs_per_token.saturating_mul(read))
             })),
+            decode: devices
+                .iter()
+                .map(|device| {
+                    prefix(layers.iter().map(|layer| {
+                        let weights = layer.active_bytes.unwrap_or(layer.weight_bytes);
+                        let cache = layer.kv_bytes_per_token.saturating_mul(read);
+                        let bytes = weights.saturating_add(cache);
+                        nanos(bytes, device.decode_bytes_per_second)
+                    }))
+                })
+                .collect(),
             links: Links::new(request, &devices),
             devices,
             driver,
-        }
+        };
+        costs.reach = (0..costs.devices.len())
+            .map(|device| costs.reaches(device))
+            .collect();
+        costs
     }
 
     pub(crate) fn index_of(&self, id: DeviceId) -> Option<Index> {
@@ -119,18 +143,22 @@ impl<'r> Costs<'r> {
     }
 
     /// The furthest end of a range from `start` that fits; `start` when none does.
-    /// Memory grows with the end, so a binary search finds it.
     pub(crate) fn reach(&self, device: Index, start: usize) -> usize {
-        let (mut fits, mut fails) = (start, self.layer_count + 1);
-        while fits + 1 < fails {
-            let middle = fits.midpoint(fails);
-            if self.fits(device, &(start..middle)) {
-                fits = middle;
-            } else {
-                fails = middle;
-            }
-        }
-        fits
+        self.reach[device][start]
+    }
+
+    /// Ends never move back as starts move on, so one pass over the layers finds all.
+    fn reaches(&self, device: Index) -> Vec<usize> {
+        let mut end = 0;
+        (0..self.layer_count)
+            .map(|start| {
+                end = end.max(start);
+                while end < self.layer_count && self.fits(device, &(start..end + 1)) {
+                    end += 1;
+                }
+                end
+            })
+            .collect()
     }
 
     /// Weight bytes of a range that one row streams, ends included.
@@ -176,10 +204,16 @@ impl<'r> Costs<'r> {
 
     /// One decode row of one stream through a stage.
     pub(crate) fn decode_nanos(&self, device: Index, layers: &Range<usize>) -> u64 {
-        nanos(
-            self.row_bytes(layers),
-            self.devices[device].decode_bytes_per_second,
-        )
+        let model = &self.request.model;
+        let speed = self.devices[device].decode_bytes_per_second;
+        let mut time = self.decode[device][layers.end] - self.decode[device][layers.start];
+        if layers.start == 0 {
+            time += nanos(model.embedding.decode_bytes, speed);
+        }
+        if layers.end == self.layer_count {
+            time += nanos(model.head.decode_bytes, speed);
+        }
+        time.min(NEVER)
     }
 
     /// How long a stage is busy while every sequence advances by one token, when the
@@ -304,15 +338,6 @@ impl<'r> Costs<'r> {
             Objective::Latency => self.latency_nanos(cuts),
             Objective::Throughput => self.slowest_nanos(cuts),
         }
-    }
-
-    /// Whether all layers cost the same, so that only their count matters.
-    pub(crate) fn layers_are_alike(&self) -> bool {
-        self.request
-            .model
-            .layers
-            .windows(2)
-            .all(|pair| pair[0] == pair[1])
     }
 }
 

@@ -101,7 +101,7 @@ pub(crate) fn cover(limits: &Limits<'_, '_>, allowed: &[Index], steps: &mut u64)
     if limits.stage_max() < 2 || limits.no_link_fits() {
         return Answer::Impossible;
     }
-    let relaxed = if limits.costs.layers_are_alike() {
+    let relaxed = if limits.costs.layers_are_alike {
         alike::cover(limits, allowed)
     } else {
         any::cover(limits, allowed, any::Links::Ignored, steps)

@@ -4,8 +4,11 @@
 
 mod bound;
 mod counts;
+mod form;
 mod hash;
 mod latency;
+mod order;
+mod relax;
 mod throughput;
 
 #[cfg(test)]
@@ -52,7 +55,16 @@ fn least_latency(costs: &Costs<'_>, seed: Vec<Cut>, steps: &mut u64) -> Found {
         };
     }
     let devices = worth_searching(costs);
-    let outcome = latency::Search::new(costs, &devices, costs.latency_nanos(&best)).run(steps);
+    let ends: Vec<Vec<usize>> = devices
+        .iter()
+        .map(|device| {
+            (0..costs.layer_count)
+                .map(|start| costs.reach(*device, start))
+                .collect()
+        })
+        .collect();
+    let known = costs.latency_nanos(&best);
+    let outcome = latency::Search::new(costs, &devices, &ends, known).run(steps);
     if let Some(cuts) = outcome.better {
         best = better(costs, best, cuts);
     }

@@ -29,42 +29,35 @@ struct Prices {
     last: Vec<u64>,
 }
 
-/// For each number of layers, a cheapest and a lightest run of that many.
-struct Runs {
-    row_bytes: Vec<u64>,
-    memory_bytes: Vec<u64>,
-}
-
-impl Runs {
-    fn new(costs: &Costs<'_>) -> Self {
-        let layers = costs.layer_count;
-        // A run between two others touches neither end of the model.
-        let inner =
-            |count: usize| (1..layers.saturating_sub(count)).map(move |start| start..start + count);
-        let least = |count: usize, of: &dyn Fn(&Range<usize>) -> u64| {
-            inner(count).map(|run| of(&run)).min().unwrap_or(NEVER)
-        };
-        Self {
-            row_bytes: (0..layers)
-                .map(|count| least(count, &|run| costs.row_bytes(run)))
-                .collect(),
-            memory_bytes: (0..layers)
-                .map(|count| least(count, &|run| costs.memory_bytes(run)))
-                .collect(),
-        }
-    }
+/// Runs of a number of layers that touch neither end of the model; one stands for all
+/// where layers are alike.
+fn inner_runs(costs: &Costs<'_>, count: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = costs.layer_count.saturating_sub(count);
+    let starts = if costs.layers_are_alike {
+        starts.min(2)
+    } else {
+        starts
+    };
+    (1..starts).map(move |start| start..start + count)
 }
 
 /// The least latency of two or more stages; `None` when no counts fit.
 pub(super) fn least(costs: &Costs<'_>) -> Option<Allocation> {
     let layers = costs.layer_count;
-    let runs = Runs::new(costs);
+    let lightest: Vec<u64> = (0..layers)
+        .map(|count| {
+            inner_runs(costs, count)
+                .map(|run| costs.memory_bytes(&run))
+                .min()
+        })
+        .map(|bytes| bytes.unwrap_or(u64::MAX))
+        .collect();
     let width = layers + 1;
     let mut best = vec![NEVER; 4 * width];
     best[0] = 0;
     let mut choices: Vec<Vec<u32>> = Vec::with_capacity(costs.devices.len());
     for device in 0..costs.devices.len() {
-        let prices = Prices::new(costs, &runs, device);
+        let prices = Prices::new(costs, &lightest, device);
         let mut next = best.clone();
         let mut chosen = vec![0u32; 4 * width];
         for ends in 0..4 {
@@ -127,7 +120,7 @@ fn trace(choices: &[Vec<u32>], layers: usize) -> Vec<(Index, usize)> {
 }
 
 impl Prices {
-    fn new(costs: &Costs<'_>, runs: &Runs, device: Index) -> Self {
+    fn new(costs: &Costs<'_>, lightest: &[u64], device: Index) -> Self {
         let layers = costs.layer_count;
         let usable = costs.usable_bytes(device);
         let others = || (0..costs.devices.len()).filter(move |other| *other != device);
@@ -150,13 +143,12 @@ impl Prices {
                 NEVER
             }
         };
-        let speed = costs.devices[device].decode_bytes_per_second;
         let middle = |count: usize| {
-            if runs.memory_bytes[count] <= usable {
-                crate::cost::nanos(runs.row_bytes[count], speed).saturating_add(hop)
-            } else {
-                NEVER
+            if lightest[count] > usable {
+                return NEVER;
             }
+            let times = inner_runs(costs, count).map(|run| costs.decode_nanos(device, &run));
+            times.min().unwrap_or(NEVER).saturating_add(hop).min(NEVER)
         };
         let prices = |price: &dyn Fn(usize) -> u64| {
             let mut prices = vec![NEVER];

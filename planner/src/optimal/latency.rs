@@ -2,14 +2,17 @@
 //!
 //! Grows pipelines stage by stage, always the one whose bound is least, and merges
 //! those that used the same devices, end on the same one and reached the same layer.
-//! Ends with a proof, or out of steps with the bound of what it left open.
+//! Ends with a proof, or out of steps with the bound of what it left open. Skips plans
+//! that could be made no worse by moving layers between two of their own stages.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::BuildHasherDefault;
 
 use super::bound::Bound;
+use super::form::{Form, Forms};
 use super::hash::Mixer;
+use super::relax::{Relaxation, Relaxed};
 use crate::cost::{Costs, Cut, Index};
 use crate::cover::DEVICE_COUNT_MAX;
 use crate::twins::Twins;
@@ -31,10 +34,13 @@ struct Node {
     end: u16,
     last: u8,
     first: u8,
+    form: Form,
+    /// Penalties of the devices not used yet.
+    spare: u64,
 }
 
 /// What makes two nodes interchangeable.
-type Key = (u128, u16, u8, u8);
+type Key = (u128, u16, u8, u8, Form);
 
 const ROOT: u32 = u32::MAX;
 
@@ -43,8 +49,10 @@ pub(super) struct Search<'s, 'r> {
     /// Few enough for a bit set.
     devices: &'s [Index],
     bound: Bound,
+    relaxed: Relaxed,
+    forms: Forms,
     twins: Twins,
-    ends: Vec<Vec<usize>>,
+    ends: &'s [Vec<usize>],
     nodes: Vec<Node>,
     open: BinaryHeap<Reverse<(u64, Reverse<u16>, u32)>>,
     // A hash map whose order is never looked at, so it cannot make a plan depend on it.
@@ -55,33 +63,40 @@ pub(super) struct Search<'s, 'r> {
 
 impl<'s, 'r> Search<'s, 'r> {
     /// A search among at most [`DEVICE_COUNT_MAX`] devices for less than `best` nanos.
-    pub(super) fn new(costs: &'s Costs<'r>, devices: &'s [Index], best: u64) -> Self {
+    /// `ends[place][start]` is how far memory reaches.
+    pub(super) fn new(
+        costs: &'s Costs<'r>,
+        devices: &'s [Index],
+        ends: &'s [Vec<usize>],
+        best: u64,
+    ) -> Self {
         assert!(devices.len() <= DEVICE_COUNT_MAX);
+        let relaxed = Relaxation::new(costs, devices, ends).ascend(best);
+        let met = relaxed.plan.as_ref().map(|cuts| costs.latency_nanos(cuts));
         Self {
             costs,
             devices,
             bound: Bound::new(costs, devices),
+            relaxed,
+            forms: Forms::new(costs, devices),
             twins: Twins::among(costs, devices),
-            ends: devices
-                .iter()
-                .map(|device| {
-                    (0..costs.layer_count)
-                        .map(|start| costs.reach(*device, start))
-                        .collect()
-                })
-                .collect(),
+            ends,
             nodes: Vec::new(),
             open: BinaryHeap::new(),
             cheapest: HashMap::default(),
-            best,
+            best: met.unwrap_or(best).min(best),
             best_node: None,
         }
     }
 
     pub(super) fn run(mut self, steps: &mut u64) -> Outcome {
-        let mut proven = self.grow_root(steps);
+        let root = self.relaxed.bound_nanos;
+        let mut proven = root;
+        if proven < self.best {
+            proven = proven.max(self.grow_root(steps));
+        }
         while let Some(Reverse((bound, _, index))) = self.open.pop() {
-            proven = bound;
+            proven = bound.max(root);
             if bound >= self.best {
                 break;
             }
@@ -102,7 +117,10 @@ impl<'s, 'r> Search<'s, 'r> {
             proven = self.best;
         }
         Outcome {
-            better: self.best_node.map(|index| self.path(index)),
+            better: match self.best_node {
+                Some(index) => Some(self.path(index)),
+                None => self.relaxed.plan,
+            },
             lower_bound_nanos: proven.min(self.best),
         }
     }
@@ -115,6 +133,8 @@ impl<'s, 'r> Search<'s, 'r> {
             end: 0,
             last: 0,
             first: 0,
+            form: Form::default(),
+            spare: self.relaxed.all_penalties(),
         };
         let bound = self.bound.rest_nanos(0, 0);
         self.grow(root, ROOT, steps);
@@ -144,6 +164,13 @@ impl<'s, 'r> Search<'s, 'r> {
     fn open_stage(&mut self, node: &Node, index: u32, place: usize, end: usize, paid: u64) {
         let start = usize::from(node.end);
         let device = self.devices[place];
+        let before = (index != ROOT).then_some((usize::from(node.last), node.form));
+        let Some(form) = self
+            .forms
+            .after(self.costs, before, place, device, &(start..end))
+        else {
+            return;
+        };
         let cost = paid + self.costs.decode_nanos(device, &(start..end));
         let child = Node {
             used: node.used | 1 << place,
@@ -156,6 +183,8 @@ impl<'s, 'r> Search<'s, 'r> {
             } else {
                 node.first
             },
+            form,
+            spare: node.spare - self.relaxed.penalty(place),
         };
         if end == self.costs.layer_count {
             let first = self.devices[usize::from(child.first)];
@@ -170,7 +199,11 @@ impl<'s, 'r> Search<'s, 'r> {
             }
             return;
         }
-        let bound = cost + self.bound.rest_nanos(end, child.used);
+        let route = cost + self.relaxed.rest_nanos(end, place, child.spare);
+        if route >= self.best {
+            return;
+        }
+        let bound = route.max(cost + self.bound.rest_nanos(end, child.used));
         if bound >= self.best {
             return;
         }
@@ -189,13 +222,13 @@ impl<'s, 'r> Search<'s, 'r> {
     /// matters only for the way home to a driver that is the first stage itself.
     fn key(&self, node: &Node) -> Key {
         if self.costs.links.are_alike() {
-            return (node.used, node.end, 0, 0);
+            return (node.used, node.end, 0, 0, Form::default());
         }
         let first = match self.costs.request.driver {
             Some(_) => 0,
             None => node.first,
         };
-        (node.used, node.end, node.last, first)
+        (node.used, node.end, node.last, first, node.form)
     }
 
     fn path(&self, mut index: u32) -> Vec<Cut> {

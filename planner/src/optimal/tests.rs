@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How many instances each objective is tried on.
-const INSTANCES: u64 = 300;
+const INSTANCES: u64 = 3000;
 
 #[test]
 fn latency_equals_brute_force() {
@@ -242,10 +242,20 @@ impl<'r> Oracle<'r> {
     fn latency(&self, path: &[(usize, Range<usize>)]) -> u128 {
         let hidden = self.request.model.hidden_bytes_per_row;
         let mut sum = 0;
+        let model = &self.request.model;
+        let read = u64::from(self.request.prompt_tokens);
         for (device, range) in path {
-            let (bytes, cache, _) = self.row(range);
             let speed = self.request.devices[*device].decode_bytes_per_second;
-            sum += ceil(bytes + cache, speed);
+            for layer in &model.layers[range.clone()] {
+                let weights = layer.active_bytes.unwrap_or(layer.weight_bytes);
+                sum += ceil((weights + layer.kv_bytes_per_token * read).into(), speed);
+            }
+            let (embeds, heads) = self.ends(range);
+            for (part, here) in [(model.embedding, embeds), (model.head, heads)] {
+                if here {
+                    sum += ceil(part.decode_bytes.into(), speed);
+                }
+            }
         }
         for pair in path.windows(2) {
             let link = self.link(pair[0].0, pair[1].0);
