@@ -1,4 +1,4 @@
-//! What the `node` crate sees of a node: start it, ask it, stop it.
+//! What a node is started with, asked and answered. Words only; see [`crate::Node`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,9 +8,8 @@ use cairn_engine::SamplerParams;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::logs::{ClusterLine, LogBook, LogQuery};
+use crate::logs::LogBook;
 use crate::models::Models;
-use crate::status::Status;
 
 /// Everything a node needs to know to start.
 #[derive(Clone)]
@@ -98,7 +97,7 @@ pub enum PromptText {
     Tokens(Vec<u32>),
 }
 
-/// An answer under way. Dropping it cancels the sequence.
+/// An answer under way. Dropping `events` cancels it at its next token.
 #[derive(Debug)]
 pub struct Answer {
     /// Names the request in logs.
@@ -196,6 +195,12 @@ pub enum AnswerError {
         /// What is known.
         detail: String,
     },
+    /// No token came for a long time, and nobody said why.
+    #[error("no token came for five minutes after {tokens} tokens")]
+    Stalled {
+        /// Tokens answered before.
+        tokens: u32,
+    },
     /// A stage failed.
     #[error("stage {stage} failed: {detail}")]
     StageFailed {
@@ -228,55 +233,4 @@ pub enum StartError {
         /// Why.
         detail: String,
     },
-}
-
-/// A running node. Cheap to clone; all clones are the same node.
-#[derive(Clone)]
-pub struct Node {}
-
-impl Node {
-    /// Starts the actors and the network.
-    pub async fn start(_config: Config) -> Result<Node, StartError> {
-        unimplemented!()
-    }
-
-    /// This node's id, short.
-    pub fn id(&self) -> String {
-        unimplemented!()
-    }
-
-    /// Where peers can reach it.
-    pub fn listening(&self) -> Vec<SocketAddr> {
-        unimplemented!()
-    }
-
-    /// The cluster as this node sees it now.
-    pub async fn status(&self) -> Status {
-        unimplemented!()
-    }
-
-    /// Resolves when the state or the plan has changed since the last call on this clone.
-    pub async fn changed(&mut self) {
-        unimplemented!()
-    }
-
-    /// Resolves with a cause when the node cannot go on (its identity is in use elsewhere, an actor keeps failing).
-    pub async fn failed(&self) -> String {
-        unimplemented!()
-    }
-
-    /// Starts an answer.
-    pub async fn answer(&self, _prompt: Prompt) -> Result<Answer, AnswerError> {
-        unimplemented!()
-    }
-
-    /// The merged log of the cluster, in order of time.
-    pub fn logs(&self, _query: LogQuery) -> mpsc::Receiver<ClusterLine> {
-        unimplemented!()
-    }
-
-    /// Says goodbye to the members and stops everything.
-    pub async fn leave(self) {
-        unimplemented!()
-    }
 }

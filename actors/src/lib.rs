@@ -5,18 +5,36 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod capability;
+mod discovery;
+mod gauges;
+mod library;
 mod logs;
 mod models;
+mod node;
+mod pipeline;
+mod planner;
+mod prompt;
+mod root;
+mod route;
+mod shard;
+mod shell;
 mod status;
+mod stop;
+mod wiring;
+mod worker;
 
 pub use api::{
-    Answer, AnswerError, AnswerEvent, Config, Done, Finish, Message, Node, Prompt, PromptText,
-    Role, StartError, TokenEvent,
+    Answer, AnswerError, AnswerEvent, Config, Done, Finish, Message, Prompt, PromptText, Role,
+    StartError, TokenEvent,
 };
 pub use logs::{ClusterLine, LogBook, LogQuery};
 pub use models::{FetchError, Located, Models, Wanted};
+pub use node::Node;
 pub use status::{
     ForecastView, MeasuredView, ModelView, NodeView, PlanView, StageView, State, Status,
 };
 
+pub use cairn_engine::SamplerParams;
+pub use cairn_planner::Strategy;
 pub use cairn_wire::control::{LogLevel, LogLine};

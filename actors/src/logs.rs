@@ -1,5 +1,7 @@
 //! The node's own log lines, kept for followers anywhere in the cluster.
 
+pub(crate) mod relay;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 

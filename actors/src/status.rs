@@ -1,6 +1,14 @@
 //! What a node can tell about itself and the cluster: the shape of `status --json`.
 
+use std::sync::Arc;
+
+use cairn_machine::view::View;
+use cairn_wire::control::Plan;
+use cairn_wire::id::NodeId;
 use serde::{Deserialize, Serialize};
+
+use crate::capability::Told;
+use crate::pipeline::Load;
 
 /// Whether prompts can be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,4 +161,146 @@ pub struct NodeView {
     pub frames_stale_total: u64,
     /// Frames refused since start.
     pub frames_refused_total: u64,
+}
+
+/// Everything that a status is made from, taken at one moment.
+pub(crate) struct Snapshot<'a> {
+    pub(crate) me: NodeId,
+    pub(crate) cluster: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) view: View,
+    pub(crate) plan: Option<Arc<Plan>>,
+    pub(crate) told: Told,
+    pub(crate) waiting_for: String,
+    pub(crate) load: Option<Load>,
+}
+
+impl Snapshot<'_> {
+    pub(crate) fn status(&self) -> Status {
+        let (state, detail) = self.state();
+        let load = self.load;
+        let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Status {
+            state,
+            detail,
+            cluster: self.cluster.to_owned(),
+            id: self.me.to_string(),
+            name: self.name.to_owned(),
+            leader: self.view.leader.map(|leader| leader.to_string()),
+            term: self.view.term.number,
+            model: self.plan.as_deref().map(model_view),
+            plan: self.plan.as_deref().map(|plan| self.plan_view(plan)),
+            nodes: self.nodes(),
+            requests_running: load.map_or(0, |load| narrow(load.running)),
+            requests_waiting: load.map_or(0, |load| narrow(load.waiting)),
+        }
+    }
+
+    fn state(&self) -> (State, String) {
+        let Some(plan) = &self.plan else {
+            return (State::Starting, format!("waiting for {}", self.waiting_for));
+        };
+        match self.view.missing_owner(plan) {
+            None => (State::Ready, String::new()),
+            Some(node) => {
+                let name = self.node_name(node);
+                (State::Degraded, format!("{name} is gone; replanning"))
+            }
+        }
+    }
+
+    fn node_name(&self, node: NodeId) -> String {
+        if node == self.me {
+            return self.name.to_owned();
+        }
+        match self.told.capabilities.get(&node) {
+            Some(capability) => capability.name.clone(),
+            None => node.to_string(),
+        }
+    }
+
+    fn plan_view(&self, plan: &Plan) -> PlanView {
+        let stages = plan.stages.iter().map(|stage| StageView {
+            node: self.node_name(stage.node),
+            id: stage.node.to_string(),
+            layers: [stage.first, stage.end],
+            planned_memory_bytes: stage.memory_bytes,
+            memory_bytes: match self.told.statuses.get(&stage.node) {
+                Some(status) => status.resident_bytes,
+                None => 0,
+            },
+        });
+        let explain = &plan.explain;
+        let reasons = explain
+            .reasons
+            .iter()
+            .map(|reason| (self.node_name(reason.node), reason.text.clone()));
+        let micros_per_token = explain.tpot_micros.max(1) as f64;
+        PlanView {
+            id: plan.id.to_string(),
+            strategy: explain.strategy.clone(),
+            stages: stages.collect(),
+            forecast: ForecastView {
+                ttft_ms: explain.ttft_micros as f64 / 1e3,
+                ttft_prompt_tokens: explain.ttft_prompt_tokens,
+                tokens_per_second: 1e6 / micros_per_token,
+            },
+            measured: self
+                .load
+                .and_then(|load| load.measured)
+                .map(|speed| MeasuredView {
+                    ttft_ms: speed.ttft_ms,
+                    tokens_per_second: speed.tokens_per_second,
+                }),
+            balance: f64::from(explain.balance_permille) / 1e3,
+            reasons: reasons.collect(),
+        }
+    }
+
+    fn nodes(&self) -> Vec<NodeView> {
+        let mut nodes: Vec<NodeView> = self.view.nodes.iter().map(|id| self.node(*id)).collect();
+        nodes.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        nodes
+    }
+
+    fn node(&self, id: NodeId) -> NodeView {
+        let capability = self.told.capabilities.get(&id);
+        let status = self.told.statuses.get(&id).cloned().unwrap_or_default();
+        let stages = self.plan.iter().flat_map(|plan| &plan.stages);
+        let stage = stages.into_iter().find(|stage| stage.node == id);
+        NodeView {
+            name: self.node_name(id),
+            id: id.to_string(),
+            me: id == self.me,
+            leader: self.view.leader == Some(id),
+            version: capability.map_or_else(String::new, |c| c.version.clone()),
+            layers: stage.map(|stage| [stage.first, stage.end]),
+            memory_usable_bytes: capability.map_or(0, |c| c.memory_bytes),
+            threads: capability.map_or(0, |c| c.threads),
+            decode_bytes_per_second: capability.map_or(0, |c| c.decode_bytes_per_second),
+            resident_bytes: status.resident_bytes,
+            weight_bytes: status.weight_bytes,
+            kv_bytes: status.kv_bytes,
+            uptime_ms: status.uptime_millis,
+            loading: f64::from(status.loading_permille) / 1e3,
+            sequences: status.sequences,
+            rows_total: status.rows_total,
+            forward_ms: status.forward_micros_total as f64
+                / status.forwards_total.max(1) as f64
+                / 1e3,
+            frames_stale_total: status.frames_stale_total,
+            frames_refused_total: status.frames_refused_total,
+        }
+    }
+}
+
+fn model_view(plan: &Plan) -> ModelView {
+    let digits = plan.model.sha256.iter().map(|byte| format!("{byte:02x}"));
+    ModelView {
+        name: plan.model.name.clone(),
+        sha256: digits.collect(),
+        file_bytes: plan.model.file_bytes,
+        layers: plan.model.layers,
+        context: plan.context,
+    }
 }
