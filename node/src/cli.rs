@@ -1,0 +1,327 @@
+//! The command line: what may be asked, and the help that teaches it.
+//!
+//! Types and texts only; every value is checked where it is used.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Wishes;
+
+const AFTER_HELP: &str = "\
+Examples:
+  cairn demo                              three nodes on this machine, one answer
+  cairn up                                start a node; do it on each device
+  cairn up --join cairn1-…                start a node on the next device (the line is shown by the first)
+  cairn ask \"Why is the sky blue?\"        ask from any device
+  curl http://127.0.0.1:4747/v1/chat/completions \\
+    -H 'content-type: application/json' \\
+    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
+
+Exit codes:
+  0    done
+  1    failed
+  2    the command line or the configuration is wrong
+  3    the cluster is not ready to answer
+  4    no node answers at the address
+  5    the model cannot be had or used
+  6    the node refused the request
+  130  ended by Ctrl-C or SIGTERM before it was done";
+
+/// One language model, split by layers over the devices you already own.
+#[derive(Debug, Parser)]
+#[command(name = "cairn", version, about, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a node on this device; it finds the others and stays until Ctrl-C
+    #[command(after_help = UP_HELP)]
+    Up(Box<UpArgs>),
+    /// Run a whole cluster on this machine: several nodes, one prompt, the merged log
+    #[command(after_help = DEMO_HELP)]
+    Demo(DemoArgs),
+    /// Ask one question and print the answer as it is made
+    #[command(after_help = ASK_HELP)]
+    Ask(AskArgs),
+    /// Talk with the model; /reset forgets, /exit ends, Ctrl-C stops an answer
+    Chat(ChatArgs),
+    /// Show who is in the cluster, who leads and what is served
+    Status(ViewArgs),
+    /// Show which layers are where, and why
+    Plan(ViewArgs),
+    /// Show the merged log of all nodes
+    #[command(after_help = LOGS_HELP)]
+    Logs(LogsArgs),
+    /// List or download models
+    #[command(after_help = MODELS_HELP)]
+    Models(ModelsArgs),
+}
+
+const UP_HELP: &str = "\
+Examples:
+  cairn up                                the default model, found and shared by all nodes of this user
+  cairn up --model ./my-model.gguf        another model
+  cairn up --name kitchen --memory 2GiB   a name to recognise, a cap on memory
+  cairn up --peer 192.168.1.20:4801       where multicast is blocked
+
+Each node of one user on one machine gets its own data directory and HTTP port.
+Every flag can stand in the environment (CAIRN_MODEL, CAIRN_NAME, …) or in the
+configuration file (`model = \"…\"`, `name = \"…\"`, …); a flag wins over the
+environment, the environment over the file.";
+
+/// Flags of `cairn up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// What the user wishes; the configuration file may wish the same things.
+    #[command(flatten)]
+    pub wishes: Wishes,
+    /// Join the cluster that this line names (`cairn up` on another device shows it)
+    #[arg(long, value_name = "LINE", env = "CAIRN_JOIN", hide_env_values = true, conflicts_with_all = ["cluster", "secret"])]
+    pub join: Option<String>,
+    /// Configuration file; the default place is read when it exists
+    #[arg(long, value_name = "FILE", env = "CAIRN_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Write the log and the ready line as JSON lines
+    #[arg(long)]
+    pub json: bool,
+    /// Leave when stdin closes, and remove the data directory: a node of a demo or a test
+    #[arg(long, hide = true)]
+    pub ephemeral: bool,
+}
+
+const DEMO_HELP: &str = "\
+Examples:
+  cairn demo
+  cairn demo --nodes 5 --prompt \"Name three rivers.\"
+  cairn demo --json | tail -1 | jq .stages
+
+The answer goes to stdout and the log to stderr. With --json the last line of
+stdout is one object: answer, tokens, ttft_ms, tokens_per_second, stages.";
+
+/// Flags of `cairn demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How many nodes to start
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub nodes: u16,
+    /// What to ask
+    #[arg(long, default_value = "Explain in two sentences why the sky is blue.")]
+    pub prompt: String,
+    /// Longest answer
+    #[arg(long, default_value_t = 96, value_name = "COUNT")]
+    pub max_tokens: u32,
+    /// 0 picks the most probable token each time
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Which model to split
+    #[arg(long, default_value = crate::models::DEFAULT_MODEL)]
+    pub model: String,
+    /// How layers are split: uniform, memory, compute, balanced or optimal
+    #[arg(long, default_value = "uniform")]
+    pub strategy: String,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which node to ask.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// HTTP address of the node to ask
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "CAIRN_HTTP",
+        default_value = "127.0.0.1:4747"
+    )]
+    pub http: String,
+}
+
+/// How tokens are picked.
+#[derive(Clone, Debug, Args)]
+pub struct SamplingArgs {
+    /// Longest answer
+    #[arg(long, value_name = "COUNT")]
+    pub max_tokens: Option<u32>,
+    /// 0 picks the most probable token each time; the node's default is 0.7
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Keep the K most probable tokens
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<u32>,
+    /// Keep the most probable tokens up to this sum
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Drop tokens less probable than this share of the best
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Make recent tokens less probable; 1 changes nothing
+    #[arg(long, value_name = "FACTOR")]
+    pub repetition_penalty: Option<f32>,
+    /// The same seed gives the same answer
+    #[arg(long)]
+    pub seed: Option<i64>,
+    /// End the answer before this text; may be given again
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Instructions for the model
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+}
+
+const ASK_HELP: &str = "\
+Examples:
+  cairn ask \"Why is the sky blue?\"
+  cairn ask --temperature 0 --max-tokens 40 Name three rivers
+  cat letter.txt | cairn ask -
+  cairn ask --http 192.168.1.20:4747 --json Hello";
+
+/// Flags of `cairn ask`.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// What to ask; `-` reads it from stdin
+    #[arg(required = true, value_name = "PROMPT")]
+    pub prompt: Vec<String>,
+    /// How tokens are picked.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Print one JSON object instead of the text
+    #[arg(long)]
+    pub json: bool,
+    /// Which node to ask.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Flags of `cairn chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// How tokens are picked.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Which node to ask.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Flags of `cairn status` and `cairn plan`.
+#[derive(Debug, Args)]
+pub struct ViewArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Which node to ask.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+const LOGS_HELP: &str = "\
+Examples:
+  cairn logs -f
+  cairn logs --level warn
+  cairn logs -f --node kitchen --json | jq .text";
+
+/// Flags of `cairn logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Go on with new lines until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The least severe level to show
+    #[arg(long, value_enum, default_value = "info")]
+    pub level: Level,
+    /// Only the node with this name or id
+    #[arg(long = "node", value_name = "NAME")]
+    pub only_node: Option<String>,
+    /// Print JSON lines
+    #[arg(long)]
+    pub json: bool,
+    /// Which node to ask.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Severity of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// An operator must act
+    Error,
+    /// Degraded and recovered
+    Warn,
+    /// Lifecycle
+    Info,
+    /// Per request
+    Debug,
+    /// Per frame
+    Trace,
+}
+
+impl Level {
+    /// As the log's own type.
+    pub fn log_level(self) -> cairn_actors::LogLevel {
+        match self {
+            Self::Error => cairn_actors::LogLevel::Error,
+            Self::Warn => cairn_actors::LogLevel::Warn,
+            Self::Info => cairn_actors::LogLevel::Info,
+            Self::Debug => cairn_actors::LogLevel::Debug,
+            Self::Trace => cairn_actors::LogLevel::Trace,
+        }
+    }
+
+    /// As a query of `/cairn/logs` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+const MODELS_HELP: &str = "\
+Examples:
+  cairn models list
+  cairn models pull smollm2
+  cairn models pull hf:bartowski/SmolLM2-360M-Instruct-GGUF/SmolLM2-360M-Instruct-Q8_0.gguf
+
+A model is a name of the list, a file of a Hugging Face repository
+(`hf:OWNER/REPO/FILE.gguf`, with `@REVISION` if not main) or a path of a GGUF
+file. HF_ENDPOINT names another hub, HF_TOKEN opens private repositories,
+CAIRN_CACHE is where files are kept.";
+
+/// Flags of `cairn models`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// What to do with models.
+    #[command(subcommand)]
+    pub command: ModelsCommand,
+}
+
+/// What can be done with models.
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// List the models known by name and those in the cache
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download a model into the cache and check it
+    Pull {
+        /// Which model
+        #[arg(value_name = "MODEL", default_value = crate::models::DEFAULT_MODEL)]
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}

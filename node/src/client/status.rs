@@ -1,0 +1,125 @@
+//! `cairn status`: who is in, who leads, what is served.
+
+use std::time::Duration;
+
+use cairn_actors::{NodeView, State, Status};
+
+use super::Api;
+use crate::cli::ViewArgs;
+use crate::exit::Failure;
+use crate::observe::hue;
+use crate::terminal::{self, Paint, Table, Tone, size};
+
+/// Cells of the bar that shows a node's layers.
+const BAR_CELLS: usize = 24;
+
+/// Runs the command.
+pub fn run(args: &ViewArgs) -> Result<(), Failure> {
+    let api = Api::new(&args.node.http);
+    if args.json {
+        // As it came, so that fields of a newer node are not lost.
+        return Ok(terminal::print_json(
+            &api.get::<serde_json::Value>("/cairn/status")?,
+        )?);
+    }
+    let status: Status = api.get("/cairn/status")?;
+    terminal::print_line(render(&status, Paint::stdout()))?;
+    Ok(())
+}
+
+/// The whole page.
+pub fn render(status: &Status, paint: Paint) -> String {
+    let mut lines = vec![headline(status, paint)];
+    if let Some(model) = &status.model {
+        lines.push(format!(
+            "  model {}  {} layers, {}, context {}",
+            paint.tone(Tone::Strong, &model.name),
+            model.layers,
+            size(model.file_bytes),
+            model.context
+        ));
+    }
+    if let Some(plan) = &status.plan {
+        let measured = plan.measured.as_ref().map_or(String::new(), |measured| {
+            format!(
+                ", measured {:.1} tokens/s, first after {:.0} ms",
+                measured.tokens_per_second, measured.ttft_ms
+            )
+        });
+        lines.push(format!(
+            "  plan  {}  {}, forecast {:.1} tokens/s{measured}",
+            plan.id, plan.strategy, plan.forecast.tokens_per_second
+        ));
+    }
+    lines.push(format!(
+        "  asked here: {} running, {} waiting",
+        status.requests_running, status.requests_waiting
+    ));
+    lines.push(String::new());
+    let layer_count = status.model.as_ref().map_or(0, |model| model.layers);
+    lines.push(nodes(&status.nodes, layer_count, paint));
+    lines.join("\n")
+}
+
+fn headline(status: &Status, paint: Paint) -> String {
+    let (tone, word) = match status.state {
+        State::Ready => (Tone::Good, "ready"),
+        State::Starting => (Tone::Warning, "starting"),
+        State::Degraded => (Tone::Bad, "degraded"),
+    };
+    let count = status.nodes.len();
+    let detail = match status.detail.is_empty() {
+        true => String::new(),
+        false => format!(": {}", status.detail),
+    };
+    format!(
+        "{} {}  {count} node{}, term {}{detail}",
+        paint.tone(tone, format!("● {word}")),
+        paint.tone(Tone::Strong, &status.cluster),
+        if count == 1 { "" } else { "s" },
+        status.term
+    )
+}
+
+fn nodes(nodes: &[NodeView], layer_count: u32, paint: Paint) -> String {
+    let mut table = Table::new(&[
+        "NODE", "", "LAYERS", "", "MEMORY", "OFFERS", "PASS", "UP", "ID",
+    ]);
+    for node in nodes {
+        let role = match (node.leader, node.me) {
+            (true, true) => "leads, here",
+            (true, false) => "leads",
+            (false, true) => "here",
+            (false, false) => "",
+        };
+        let hue = Tone::Hue(hue(&node.name));
+        let row = table.row();
+        row.toned(hue, &*node.name).toned(Tone::Dim, role);
+        row.toned(hue, layer_bar(node.layers, layer_count));
+        row.cell(layers_text(node));
+        row.cell(size(node.resident_bytes))
+            .cell(size(node.memory_usable_bytes));
+        row.cell(match node.rows_total {
+            0 => "-".to_owned(),
+            _ => format!("{:.2} ms", node.forward_ms),
+        });
+        row.cell(terminal::span(Duration::from_millis(node.uptime_ms)));
+        row.toned(Tone::Dim, &*node.id);
+    }
+    table.render(paint)
+}
+
+/// Where a node's layers are among all.
+pub fn layer_bar(layers: Option<[u32; 2]>, layer_count: u32) -> String {
+    let all = f64::from(layer_count.max(1));
+    let [first, end] = layers.unwrap_or([0, 0]);
+    terminal::bar(f64::from(first) / all, f64::from(end) / all, BAR_CELLS)
+}
+
+fn layers_text(node: &NodeView) -> String {
+    match node.layers {
+        Some([first, end]) => format!("{first}..{end}"),
+        None if node.loading < 1.0 => format!("loading {:.0} %", node.loading * 100.0),
+        None => "-".to_owned(),
+    }
+}
