@@ -171,6 +171,23 @@ pub enum EngineError {
         /// What is wrong.
         reason: String,
     },
+    /// A matrix cannot be brought into the form that the kernels read.
+    #[error("tensor `{tensor}`: {source}")]
+    Pack {
+        /// The tensor's name.
+        tensor: String,
+        /// Why not.
+        source: crate::kernel::PackError,
+    },
+    /// The system has no address space for a sequence's cache.
+    /// Effect: the sequence is not open; others are unchanged.
+    #[error("no memory for a cache of {capacity} rows: {source}")]
+    CacheMemory {
+        /// Rows asked for.
+        capacity: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A tensor operation failed.
     #[error("{operation}: {source}")]
     Compute {

@@ -14,6 +14,7 @@
 
 mod embedding;
 mod error;
+mod fast;
 mod file;
 mod gguf;
 #[expect(
@@ -28,6 +29,7 @@ mod rope;
 mod sample;
 mod shard;
 mod spec;
+mod stack;
 mod template;
 mod tokenizer;
 mod weights;

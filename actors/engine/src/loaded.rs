@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::error::EngineError;
-use crate::portable;
+use crate::{fast, portable};
 
 /// What the shards of one file hold, by compute path.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
+    pub(crate) fast_blocks: Store<fast::Block>,
+    pub(crate) fast_heads: Store<fast::Head>,
     pub(crate) portable_blocks: Store<portable::Block>,
     pub(crate) portable_heads: Store<portable::Head>,
 }

@@ -17,7 +17,7 @@ use crate::error::{ComputeContext, EngineError};
 use crate::file::ModelFile;
 use crate::gguf::TensorInfo;
 use crate::rope::{Angles, Frequencies};
-use crate::shard::{Placed, SlotId};
+use crate::shard::{Placed, Report, SlotId};
 use crate::spec::Spec;
 use crate::weights::MappedTensors;
 
@@ -53,6 +53,7 @@ pub(crate) struct Stack {
     spec: Spec,
     frequencies: Frequencies,
     blocks: Vec<Arc<Block>>,
+    head: Option<Arc<Head>>,
     caches: BTreeMap<SlotId, Cache>,
     device: Device,
 }
@@ -210,7 +211,7 @@ impl Head {
     }
 
     /// Appends the logits of one hidden row (width) to `logits` (vocabulary each).
-    pub(crate) fn project(&self, row: &[f32], logits: &mut Vec<f32>) -> Result<(), EngineError> {
+    fn project(&self, row: &[f32], logits: &mut Vec<f32>) -> Result<(), EngineError> {
         let project = || {
             let x = Tensor::from_slice(row, (1, row.len()), self.norm.device())?;
             let normed = rms_norm(&x, &self.norm, self.epsilon)?;
@@ -233,18 +234,54 @@ impl Head {
 }
 
 impl Stack {
-    pub(crate) fn new(
+    pub(crate) fn load(
         file: &ModelFile,
-        blocks: Vec<Arc<Block>>,
+        layers: Range<u32>,
         device: Device,
+        report: &mut Report<'_>,
     ) -> Result<Stack, EngineError> {
+        let spec = file.spec().clone();
+        let mut blocks = Vec::with_capacity(layers.len());
+        for layer in layers.clone() {
+            let load = || Block::load(file, layer, &device);
+            let block = file.loaded().portable_blocks.get_or_load(layer, load)?;
+            report.layer(block.bytes());
+            blocks.push(block);
+        }
+        let mut head = None;
+        if layers.end == spec.layers {
+            let load = || Head::load(file, &device);
+            let loaded = file.loaded().portable_heads.get_or_load(0, load)?;
+            report.head(loaded.bytes());
+            head = Some(loaded);
+        }
         Ok(Stack {
-            spec: file.spec().clone(),
+            spec,
             frequencies: Frequencies::load(file)?,
             blocks,
+            head,
             caches: BTreeMap::new(),
             device,
         })
+    }
+
+    pub(crate) fn head(&self) -> Option<&Head> {
+        self.head.as_deref()
+    }
+
+    /// Logits (wanted rows, vocabulary) of the rows of `hidden` that `wanted` lists.
+    pub(crate) fn project(
+        &self,
+        hidden: &[f32],
+        wanted: &[usize],
+    ) -> Result<Vec<f32>, EngineError> {
+        let head = self.head.as_ref().expect("only the last shard projects");
+        let mut logits = Vec::with_capacity(wanted.len() * self.spec.vocabulary);
+        for &row in wanted {
+            let start = row * self.spec.width;
+            head.project(&hidden[start..start + self.spec.width], &mut logits)?;
+        }
+        Ok(logits)
     }
 
     pub(crate) fn blocks(&self) -> &[Arc<Block>] {

@@ -9,13 +9,11 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Device;
-
 use crate::embedding::Embedding;
 use crate::error::EngineError;
 use crate::file::ModelFile;
-use crate::portable;
 use crate::spec::Spec;
+use crate::stack::Stack;
 
 /// How a shard computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,8 +148,7 @@ pub struct Shard {
     layers: Range<u32>,
     context: usize,
     embedding: Option<Embedding>,
-    stack: portable::Stack,
-    head: Option<Arc<portable::Head>>,
+    stack: Stack,
     slots: BTreeMap<SlotId, Slot>,
     slots_opened: u64,
 }
@@ -185,33 +182,16 @@ impl Shard {
         }
         check_context(options.context, spec.context_max)?;
         let mut report = Report::new(file, &layers, progress);
-        let device = Device::Cpu;
         let embedding = match layers.start {
             0 => Some(Embedding::load(file)?),
             _ => None,
         };
-        let mut blocks = Vec::with_capacity(layers.len());
-        for layer in layers.clone() {
-            let load = || portable::Block::load(file, layer, &device);
-            let block = file.loaded().portable_blocks.get_or_load(layer, load)?;
-            report.layer(block.bytes());
-            blocks.push(block);
-        }
-        let head = if layers.end == spec.layers {
-            let load = || portable::Head::load(file, &device);
-            let head = file.loaded().portable_heads.get_or_load(0, load)?;
-            report.head(head.bytes());
-            Some(head)
-        } else {
-            None
-        };
         Ok(Shard {
             file: Arc::clone(file),
+            stack: Stack::load(file, layers.clone(), options, &mut report)?,
             layers,
             context: options.context,
             embedding,
-            stack: portable::Stack::new(file, blocks, device)?,
-            head,
             slots: BTreeMap::new(),
             slots_opened: 0,
         })
@@ -270,9 +250,10 @@ impl Shard {
         let placed = self.place(batch.spans)?;
         let mut hidden = self.enter(batch, &placed)?;
         self.stack.forward(&mut hidden, &placed)?;
-        let output = match &self.head {
-            None => Output::Hidden(hidden),
-            Some(head) => Output::Logits(project(head, &hidden, &placed, self.spec())?),
+        let output = if self.layers.end == self.spec().layers {
+            Output::Logits(self.stack.project(&hidden, &wanted(&placed))?)
+        } else {
+            Output::Hidden(hidden)
         };
         for span in &placed {
             let slot = self.slots.get_mut(&span.slot).expect("place() found it");
@@ -283,24 +264,15 @@ impl Shard {
 
     /// What this shard holds now.
     pub fn memory(&self) -> ShardMemory {
-        let mut mapped = Vec::new();
-        let mut weight_bytes = 0;
+        let mut mapped = self.stack.mapped();
         if let Some(embedding) = &self.embedding {
             mapped.extend(embedding.ranges());
-        }
-        for block in self.stack.blocks() {
-            mapped.extend_from_slice(block.mapped());
-            weight_bytes += block.bytes();
-        }
-        if let Some(head) = &self.head {
-            mapped.extend_from_slice(head.mapped());
-            weight_bytes += head.bytes();
         }
         mapped.sort_by_key(|range| range.start);
         let row_bytes = 2 * self.spec().kv_width() * size_of::<f32>() * self.layers.len();
         let rows: usize = self.slots.values().map(|slot| slot.capacity).sum();
         ShardMemory {
-            weight_bytes,
+            weight_bytes: self.stack.weight_bytes(),
             kv_bytes: (rows * row_bytes) as u64,
             mapped,
         }
@@ -309,9 +281,10 @@ impl Shard {
     /// Layers that both shards hold in the same memory.
     #[cfg(test)]
     fn shared_with(&self, other: &Shard) -> usize {
-        let theirs = other.stack.blocks();
-        let shares = |block: &&Arc<portable::Block>| theirs.iter().any(|b| Arc::ptr_eq(b, block));
-        self.stack.blocks().iter().filter(shares).count()
+        let (ours, theirs) = (self.stack.addresses(), other.stack.addresses());
+        ours.iter()
+            .filter(|address| theirs.contains(address))
+            .count()
     }
 
     /// Checks each span against its sequence, counting the batch's earlier spans.
@@ -407,28 +380,20 @@ impl Shard {
     }
 }
 
-/// Projects the rows that `placed` asks for: (requested rows, vocabulary).
-fn project(
-    head: &portable::Head,
-    hidden: &[f32],
-    placed: &[Placed],
-    spec: &Spec,
-) -> Result<Vec<f32>, EngineError> {
-    let mut logits = Vec::new();
+/// The rows of the batch that `placed` wants projected.
+fn wanted(placed: &[Placed]) -> Vec<usize> {
+    let mut wanted = Vec::new();
     let mut first = 0;
     for span in placed {
-        let wanted = match span.logits {
-            LogitRows::None => 0..0,
-            LogitRows::Last => span.rows - 1..span.rows,
-            LogitRows::All => 0..span.rows,
-        };
-        for row in wanted {
-            let start = (first + row) * spec.width;
-            head.project(&hidden[start..start + spec.width], &mut logits)?;
+        let end = first + span.rows;
+        match span.logits {
+            LogitRows::None => {}
+            LogitRows::Last => wanted.push(end - 1),
+            LogitRows::All => wanted.extend(first..end),
         }
-        first += span.rows;
+        first = end;
     }
-    Ok(logits)
+    wanted
 }
 
 fn check_context(asked: usize, limit: usize) -> Result<(), EngineError> {
@@ -443,7 +408,7 @@ fn batch_error(reason: String) -> EngineError {
 }
 
 /// Counts what is loaded and tells the caller.
-struct Report<'a> {
+pub(crate) struct Report<'a> {
     now: LoadProgress,
     tell: &'a mut dyn FnMut(LoadProgress),
 }
@@ -470,13 +435,13 @@ impl<'a> Report<'a> {
         Report { now, tell }
     }
 
-    fn layer(&mut self, bytes: u64) {
+    pub(crate) fn layer(&mut self, bytes: u64) {
         self.now.layers_done += 1;
         self.now.bytes_done += bytes;
         (self.tell)(self.now);
     }
 
-    fn head(&mut self, bytes: u64) {
+    pub(crate) fn head(&mut self, bytes: u64) {
         self.now.bytes_done += bytes;
         (self.tell)(self.now);
     }

@@ -1,0 +1,282 @@
+//! The decoder on the engine's own kernels.
+//!
+//! Plain slices and buffers that are made once: a decode step allocates
+//! nothing but its result. The arithmetic is in [`crate::kernel`]; here is
+//! only its order.
+
+mod block;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::EngineError;
+use crate::file::ModelFile;
+use crate::kernel::{
+    AttentionScratch, AttentionShape, KvLayer, Packed, Pool, QuantizedRows, RopePairs, Span,
+    attention, rms_norm, rms_norm_rows, rope,
+};
+use crate::rope::{Angles, Frequencies};
+use crate::shard::{Placed, Report, ShardOptions, SlotId};
+use crate::spec::Spec;
+pub(crate) use block::{Block, Head};
+
+/// Most rows that go through a layer together. More would read the weights
+/// less often, but by then they are a small part of the work, and the buffers
+/// would outgrow the cache.
+const PASS_ROWS_MAX: usize = 256;
+/// Most rows that are projected together: their logits are the largest buffer of all.
+const HEAD_ROWS_MAX: usize = 32;
+
+/// The layers of one shard, the caches of its sequences, and what computes them.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    spec: Spec,
+    frequencies: Frequencies,
+    blocks: Vec<Arc<Block>>,
+    head: Option<Arc<Head>>,
+    /// Per sequence one cache per layer.
+    caches: BTreeMap<SlotId, Vec<KvLayer>>,
+    pool: Pool,
+    scratch: Scratch,
+}
+
+/// Buffers that every layer uses in turn. They grow to the largest pass seen.
+#[derive(Debug)]
+struct Scratch {
+    /// Normalised rows (rows, width).
+    normed: QuantizedRows,
+    /// Queries, keys and values (rows, query_width + 2 kv_width).
+    projected: Vec<f32>,
+    /// What attention gives (rows, query_width).
+    mixed: QuantizedRows,
+    /// The MLP's inner rows (rows, feed_forward).
+    inner: QuantizedRows,
+    angles: Angles,
+    attention: AttentionScratch,
+}
+
+impl Stack {
+    pub(crate) fn load(
+        file: &ModelFile,
+        layers: Range<u32>,
+        options: &ShardOptions,
+        report: &mut Report<'_>,
+    ) -> Result<Stack, EngineError> {
+        let spec = file.spec().clone();
+        let mut blocks = Vec::with_capacity(layers.len());
+        for layer in layers.clone() {
+            let load = || Block::load(file, layer);
+            let block = file.loaded().fast_blocks.get_or_load(layer, load)?;
+            report.layer(block.bytes());
+            blocks.push(block);
+        }
+        let mut head = None;
+        if layers.end == spec.layers {
+            let loaded = file
+                .loaded()
+                .fast_heads
+                .get_or_load(0, || Head::load(file))?;
+            report.head(loaded.bytes());
+            head = Some(loaded);
+        }
+        Ok(Stack {
+            frequencies: Frequencies::load(file)?,
+            blocks,
+            head,
+            caches: BTreeMap::new(),
+            pool: Pool::new(options.threads),
+            scratch: Scratch::new(&spec),
+            spec,
+        })
+    }
+
+    pub(crate) fn blocks(&self) -> &[Arc<Block>] {
+        &self.blocks
+    }
+
+    pub(crate) fn head(&self) -> Option<&Head> {
+        self.head.as_deref()
+    }
+
+    pub(crate) fn open(&mut self, slot: SlotId, capacity: usize) -> Result<(), EngineError> {
+        let (kv_heads, head_dim) = (self.spec.kv_heads, self.spec.head_dim);
+        let layers: Result<Vec<KvLayer>, _> = (0..self.blocks.len())
+            .map(|_| KvLayer::new(kv_heads, head_dim, capacity))
+            .collect();
+        let layers = layers.map_err(|source| EngineError::CacheMemory { capacity, source })?;
+        self.caches.insert(slot, layers);
+        Ok(())
+    }
+
+    pub(crate) fn close(&mut self, slot: SlotId) {
+        self.caches.remove(&slot);
+    }
+
+    /// Runs `hidden` (rows, width) of `spans`, in order, through the layers in place.
+    pub(crate) fn forward(&mut self, hidden: &mut [f32], spans: &[Placed]) {
+        let mut rest = hidden;
+        for pass in passes(spans) {
+            let rows: usize = pass.iter().map(|span| span.rows).sum();
+            let (mine, others) = rest.split_at_mut(rows * self.spec.width);
+            rest = others;
+            self.pass(mine, rows, &pass);
+        }
+    }
+
+    fn pass(&mut self, hidden: &mut [f32], rows: usize, spans: &[Placed]) {
+        let positions = spans
+            .iter()
+            .flat_map(|span| span.position..span.position + span.rows);
+        self.frequencies.angles(positions, &mut self.scratch.angles);
+        for index in 0..self.blocks.len() {
+            let block = Arc::clone(&self.blocks[index]);
+            self.attend(&block, index, hidden, rows, spans);
+            self.transform(&block, hidden, rows);
+        }
+    }
+
+    /// Norm, projections, RoPE, cache, attention; the result joins `hidden`.
+    fn attend(
+        &mut self,
+        block: &Block,
+        layer: usize,
+        hidden: &mut [f32],
+        rows: usize,
+        spans: &[Placed],
+    ) {
+        let (spec, scratch, pool) = (&self.spec, &mut self.scratch, &self.pool);
+        let epsilon = spec.norm_epsilon;
+        rms_norm_rows(
+            pool,
+            hidden,
+            &block.attention_norm,
+            epsilon,
+            &mut scratch.normed,
+        );
+        quantise(&mut scratch.normed, &[&block.projections], pool);
+        let (query, kv) = (spec.query_width(), spec.kv_width());
+        let stride = query + 2 * kv;
+        scratch.projected.resize(rows * stride, 0.0);
+        block
+            .projections
+            .matmul(pool, &scratch.normed, &mut scratch.projected);
+
+        let half = spec.head_dim / 2;
+        let mut row = 0;
+        for span in spans {
+            let cache = &mut self
+                .caches
+                .get_mut(&span.slot)
+                .expect("the shard checked the slot")[layer];
+            for position in span.position..span.position + span.rows {
+                let cos = &scratch.angles.cos[row * half..][..half];
+                let sin = &scratch.angles.sin[row * half..][..half];
+                let projected = &mut scratch.projected[row * stride..][..stride];
+                let rotated = &mut projected[..query + kv];
+                rope(RopePairs::Adjacent, rotated, spec.head_dim, cos, sin);
+                let (keys, values) = projected[query..].split_at(kv);
+                cache.write(position, keys, values);
+                row += 1;
+            }
+        }
+
+        let caches = &self.caches;
+        let spans: Vec<Span<'_>> = spans
+            .iter()
+            .map(|span| Span {
+                cache: &caches[&span.slot][layer],
+                position: span.position,
+                rows: span.rows,
+            })
+            .collect();
+        let shape = AttentionShape {
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            head_dim: spec.head_dim,
+            scale: 1.0 / (spec.head_dim as f32).sqrt(),
+            window: None,
+        };
+        let mixed = scratch.mixed.begin(rows);
+        let queries = (&scratch.projected[..], stride);
+        attention(pool, &shape, &spans, queries, mixed, &mut scratch.attention);
+        quantise(&mut scratch.mixed, &[&block.attention_output], pool);
+        block
+            .attention_output
+            .matmul_add(pool, &scratch.mixed, hidden);
+    }
+
+    /// Norm and gated MLP; the result joins `hidden`.
+    fn transform(&mut self, block: &Block, hidden: &mut [f32], rows: usize) {
+        let (spec, scratch, pool) = (&self.spec, &mut self.scratch, &self.pool);
+        let epsilon = spec.norm_epsilon;
+        rms_norm_rows(pool, hidden, &block.mlp_norm, epsilon, &mut scratch.normed);
+        quantise(&mut scratch.normed, &[&block.gate, &block.up], pool);
+        let inner = scratch.inner.begin(rows);
+        block
+            .gate
+            .matmul_silu_mul(&block.up, pool, &scratch.normed, inner);
+        quantise(&mut scratch.inner, &[&block.down], pool);
+        block.down.matmul_add(pool, &scratch.inner, hidden);
+    }
+
+    /// Logits (wanted rows, vocabulary) of the rows of `hidden` that `wanted` lists.
+    pub(crate) fn project(&mut self, hidden: &[f32], wanted: &[usize]) -> Vec<f32> {
+        let head = self.head.as_ref().expect("only the last shard projects");
+        let (width, vocabulary) = (self.spec.width, self.spec.vocabulary);
+        let mut logits = vec![0.0; wanted.len() * vocabulary];
+        let chunks = wanted.chunks(HEAD_ROWS_MAX);
+        for (rows, out) in chunks.zip(logits.chunks_mut(HEAD_ROWS_MAX * vocabulary)) {
+            let normed = self.scratch.normed.begin(rows.len());
+            for (&row, normed) in rows.iter().zip(normed.chunks_exact_mut(width)) {
+                let row = &hidden[row * width..][..width];
+                rms_norm(row, &head.norm, self.spec.norm_epsilon, normed);
+            }
+            quantise(&mut self.scratch.normed, &[&head.output], &self.pool);
+            head.output.matmul(&self.pool, &self.scratch.normed, out);
+        }
+        logits
+    }
+}
+
+impl Scratch {
+    fn new(spec: &Spec) -> Scratch {
+        Scratch {
+            normed: QuantizedRows::new(1, spec.width),
+            projected: Vec::new(),
+            mixed: QuantizedRows::new(1, spec.query_width()),
+            inner: QuantizedRows::new(1, spec.feed_forward),
+            angles: Angles::default(),
+            attention: AttentionScratch::default(),
+        }
+    }
+}
+
+/// Makes the 8-bit form of `rows` if one of its `readers` wants it.
+fn quantise(rows: &mut QuantizedRows, readers: &[&Packed], pool: &Pool) {
+    if readers.iter().any(|reader| reader.wants_quantized()) {
+        rows.quantize(pool);
+    }
+}
+
+/// Cuts `spans` into runs of at most [`PASS_ROWS_MAX`] rows.
+fn passes(spans: &[Placed]) -> Vec<Vec<Placed>> {
+    let mut passes = vec![Vec::new()];
+    let mut room = PASS_ROWS_MAX;
+    for span in spans {
+        let mut rest = *span;
+        while rest.rows > 0 {
+            if room == 0 {
+                passes.push(Vec::new());
+                room = PASS_ROWS_MAX;
+            }
+            let rows = rest.rows.min(room);
+            let pass = passes.last_mut().expect("starts with one");
+            pass.push(Placed { rows, ..rest });
+            rest.position += rows;
+            rest.rows -= rows;
+            room -= rows;
+        }
+    }
+    passes
+}

@@ -1,0 +1,66 @@
+//! What a shard costs in resident memory. Alone in its process, because it
+//! reads the process's own figure; says so when there is no model or no Linux.
+
+use std::sync::Arc;
+
+use cairn_engine::{Batch, BatchSpan, Input, LogitRows, ModelFile, Shard, ShardOptions};
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+#[test]
+fn resident_memory_is_tensors_and_cache_and_little_else() {
+    let (Some(path), Some(before)) = (std::env::var_os("CAIRN_TEST_MODEL"), resident_bytes())
+    else {
+        eprintln!("skipped: no CAIRN_TEST_MODEL or no /proc");
+        return;
+    };
+    let file = Arc::new(ModelFile::open(path.as_ref()).unwrap());
+    for layers in [0..15, 15..30, 0..30] {
+        let options = ShardOptions::new(2048, 2);
+        let mut shard = Shard::load(&file, layers.clone(), &options, &mut |_| {}).unwrap();
+        let slot = shard.open(2048).unwrap();
+        let tokens = vec![7; 64];
+        let hidden = vec![0.1; 64 * file.spec().width];
+        let slices = [&hidden[..]];
+        let spans = [BatchSpan {
+            slot,
+            position: 0,
+            rows: 64,
+            logits: LogitRows::Last,
+        }];
+        let input = match layers.start {
+            0 => Input::Tokens(&tokens),
+            _ => Input::Hidden(&slices),
+        };
+        let batch = Batch {
+            input,
+            spans: &spans,
+        };
+        shard.forward(&batch).unwrap();
+        let memory = shard.memory();
+        let used = resident_bytes().unwrap() - before;
+        let touched = memory.kv_bytes * 64 / 2048;
+        let allowed = memory.weight_bytes + touched + (12 << 20);
+        println!(
+            "{layers:?}: {} KiB of {} KiB allowed",
+            used >> 10,
+            allowed >> 10
+        );
+        assert!(
+            used <= allowed,
+            "{layers:?}: {used} bytes of {allowed} allowed, {memory:?}"
+        );
+        drop(shard);
+    }
+    // Everything went back to the system, whatever the allocator kept.
+    let after = resident_bytes().unwrap() - before;
+    assert!(
+        after < 12 << 20,
+        "{after} bytes are left after the last shard"
+    );
+}
