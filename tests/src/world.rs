@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_machine::Tick;
-use cairn_machine::member::{DialFailure, DialId, Event, Input};
+use cairn_machine::member::{DialFailure, DialId, Event, Input, Members};
 use cairn_wire::id::{BootId, NodeId};
 
 use crate::check::{self, Checker};
@@ -184,6 +184,21 @@ impl World {
     /// The running nodes.
     pub fn hosts(&self) -> impl Iterator<Item = (NodeId, &Host)> {
         self.running().map(|(chair, run)| (chair.id, &run.host))
+    }
+
+    /// The membership as a seat's running node sees it.
+    ///
+    /// # Panics
+    /// When none runs there.
+    pub fn members_of(&self, seat: Seat) -> &Members {
+        let id = self.id(seat);
+        let found = self.hosts().find(|(node, _)| *node == id);
+        found.expect("a node runs there").1.members()
+    }
+
+    /// Lets something happen now.
+    pub fn cause(&mut self, fault: Fault) {
+        self.happen(Happening::Fault(fault));
     }
 
     /// What was checked so far.
@@ -708,12 +723,11 @@ impl World {
         };
         self.digest = mix(self.digest ^ mix(self.now.0) ^ what);
         match happening {
-            Happening::Wake(..) | Happening::Deliver(..) => {}
+            Happening::Wake(..) | Happening::Deliver(..) | Happening::DialTimedOut { .. } => {}
             Happening::Fault(_)
             | Happening::Announced { .. }
             | Happening::Accept(_)
             | Happening::DialRefused { .. }
-            | Happening::DialTimedOut { .. }
             | Happening::Ended { .. } => self.remember(|| format!("{happening:?}")),
         }
     }

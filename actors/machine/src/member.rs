@@ -306,6 +306,11 @@ impl Membership {
     fn conclude(&mut self, now: Tick, verdict: Verdict) {
         match verdict {
             Verdict::Quiet => self.publish(now),
+            Verdict::Followed => {
+                self.publish(now);
+                // A leader that hears of no follower may take itself for a newcomer.
+                self.send_heartbeat(self.leadership.term.leader);
+            }
             Verdict::Claimed => {
                 self.orders
                     .push_back(Output::PersistTerm(self.leadership.term.number));

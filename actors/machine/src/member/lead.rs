@@ -25,6 +25,8 @@ pub(super) enum Verdict {
     Quiet,
     /// This node leads, under a new term.
     Claimed,
+    /// This node follows a new term.
+    Followed,
 }
 
 /// This node's term and its part in it.
@@ -68,7 +70,7 @@ impl Leadership {
         match self.role {
             Role::Leading => {
                 if let Some(claim) = claim.filter(|claim| *claim > self.term) {
-                    self.follow(claim);
+                    return self.follow(claim);
                 } else if self.is_without_followers(voices) && self.others_are_led(voices) {
                     self.seek(now);
                 } else if voices.iter().any(|voice| {
@@ -83,7 +85,7 @@ impl Leadership {
                 }
             }
             Role::Following | Role::Seeking => match claim {
-                Some(claim) if claim >= self.term => self.follow(claim),
+                Some(claim) if claim >= self.term => return self.follow(claim),
                 Some(_) | None if self.role == Role::Following => self.seek(now),
                 Some(_) | None => {}
             },
@@ -126,11 +128,17 @@ impl Leadership {
         }
     }
 
-    fn follow(&mut self, term: Term) {
-        debug_assert!(term >= self.term, "an adopted term never goes back");
+    fn follow(&mut self, term: Term) -> Verdict {
+        assert!(term >= self.term, "an adopted term never goes back");
+        let known = self.role == Role::Following && self.term == term;
         self.term = term;
         self.role = Role::Following;
         self.number_max = self.number_max.max(term.number);
+        if known {
+            Verdict::Quiet
+        } else {
+            Verdict::Followed
+        }
     }
 
     fn claim(&mut self) {
@@ -142,9 +150,10 @@ impl Leadership {
         self.role = Role::Leading;
     }
 
+    /// A peer that still follows an older term of this node has only not heard of the new one.
     fn is_without_followers(&self, voices: &[Voice<'_>]) -> bool {
         !voices.iter().any(|voice| {
-            voice.mutual && voice.said.role == Role::Following && voice.said.term == self.term
+            voice.mutual && voice.said.role == Role::Following && voice.said.term.leader == self.me
         })
     }
 

@@ -250,6 +250,36 @@ fn a_leader_of_nobody_steps_down_for_a_cluster_of_a_lower_term_before_it_can_be_
 }
 
 #[test]
+fn a_leader_whose_followers_have_not_heard_of_its_new_term_is_no_newcomer() {
+    let mut bench = Bench::new();
+    bench.connect(7);
+    bench.connect(8);
+    let all = [(7, seeks(&[5, 8])), (8, seeks(&[5, 7]))];
+    bench.pass(400, &all);
+    bench.heartbeat(7, says(Role::Following, term(1, 5), &[5, 8]));
+    bench.heartbeat(8, says(Role::Seeking, term(4, 3), &[5, 7]));
+    assert_eq!(bench.role(), (Role::Leading, term(5, 5)));
+    bench.heartbeat(8, says(Role::Following, term(4, 3), &[5, 7]));
+    assert_eq!(bench.role(), (Role::Leading, term(5, 5)));
+}
+
+#[test]
+fn a_follower_says_so_at_once() {
+    let mut bench = Bench::new();
+    bench.connect(2);
+    bench.heartbeat(2, seeks(&[5]));
+    bench.take();
+    bench.heartbeat(2, says(Role::Leading, term(4, 2), &[5]));
+    let said = bench.take().into_iter().any(|order| match order {
+        Output::SendHeartbeat { peer, heartbeat } => {
+            peer == id(2) && heartbeat.role == Role::Following
+        }
+        _ => false,
+    });
+    assert!(said);
+}
+
+#[test]
 fn a_leader_passes_the_term_of_a_member_that_cannot_go_back_and_only_then() {
     let mut bench = Bench::new();
     bench.connect(7);
