@@ -115,6 +115,10 @@ impl From<&AnswerError> for ApiError {
                 retry_after_seconds: Some(NOT_READY_RETRY_SECONDS),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "node_lost", message)
             },
+            AnswerError::Stalled { .. } => Self {
+                kind: "server_error",
+                ..Self::new(StatusCode::GATEWAY_TIMEOUT, "stalled", message)
+            },
             AnswerError::StageFailed { .. } => Self {
                 kind: "server_error",
                 ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "stage_failed", message)
