@@ -4,6 +4,8 @@
 //! asks for today's date gets its own default, so the same messages always
 //! give the same prompt.
 
+mod json;
+
 use std::fs::File;
 
 use minijinja::syntax::SyntaxConfig;
@@ -81,6 +83,7 @@ impl ChatTemplate {
                 Err(Error::new(ErrorKind::InvalidOperation, message))
             },
         );
+        environment.add_filter("tojson", json::tojson);
         environment
             .add_template_owned(NAME, source.to_string())
             .map_err(|error| refused(&error))?;
