@@ -4,6 +4,7 @@
 //! behind anybody's work. One thread is no slower than several here.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use libp2p::core::ConnectedPoint;
 use libp2p::identity::Keypair;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, NetworkBehaviour, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, TransportError, noise, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, TransportError, tcp, yamux};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -25,6 +26,7 @@ use crate::address::{multiaddr, node_id, peer_id, socket_addr};
 use crate::config::{Interfaces, Mdns, StartError};
 use crate::discovery::{Announcement, Discovery, Sighting};
 use crate::event::{Cause, CloseCause, Event, Origin, Refusal};
+use crate::noise::{Channel, is_own_identity};
 use crate::session::{Credentials, HANDSHAKE_TIMEOUT, Session};
 use crate::shared::Shared;
 use crate::streams::{Opened, OpenedOn, Streams};
@@ -307,6 +309,10 @@ impl Host {
         if linked || under_way {
             return;
         }
+        if self.is_own(address) {
+            self.refused(peer, address, Refusal::SelfDial);
+            return;
+        }
         let unreachable = |detail: String| Event::Unreachable {
             peer,
             address,
@@ -345,12 +351,7 @@ impl Host {
         };
         match error {
             DialError::LocalPeerId { .. } => {
-                let reason = if self.is_own(address) {
-                    Refusal::SelfDial
-                } else {
-                    Refusal::DuplicateIdentity
-                };
-                self.refused(peer, address, reason);
+                self.refused(peer, address, Refusal::DuplicateIdentity);
             }
             DialError::WrongPeerId { obtained, .. } => {
                 let reason = Refusal::WrongIdentity {
@@ -382,9 +383,8 @@ impl Host {
             return;
         };
         let reason = match error {
-            // The dialling half of a call to ourselves reports it.
-            ListenError::LocalPeerId { .. } if self.dials_itself(address) => return,
             ListenError::LocalPeerId { .. } => Refusal::DuplicateIdentity,
+            _ if causes(error).any(is_own_identity) => Refusal::DuplicateIdentity,
             ListenError::Aborted
             | ListenError::WrongPeerId { .. }
             | ListenError::Denied { .. }
@@ -393,15 +393,6 @@ impl Host {
             },
         };
         self.refused(None, address, reason);
-    }
-
-    fn dials_itself(&self, from: SocketAddr) -> bool {
-        let is_local = self
-            .shared
-            .listening()
-            .iter()
-            .any(|own| own.ip() == from.ip());
-        is_local && self.dials.values().any(|dial| self.is_own(dial.address))
     }
 
     fn is_own(&self, address: SocketAddr) -> bool {
@@ -505,7 +496,7 @@ fn swarm(keypair: Keypair) -> Result<Swarm<Behaviour>, StartError> {
         .with_tokio()
         .with_tcp(
             tcp::Config::default().nodelay(true),
-            noise::Config::new,
+            Channel::new,
             multiplexer,
         )
         .map_err(|error| StartError::System {
@@ -525,10 +516,23 @@ fn swarm(keypair: Keypair) -> Result<Swarm<Behaviour>, StartError> {
 }
 
 /// The innermost message: the outer ones name layers that no user knows.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
+fn root_cause(error: &(dyn Error + 'static)) -> String {
+    causes(error)
+        .last()
+        .expect("an error is its own first cause")
+        .to_string()
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let error: &'a (dyn Error + 'static) = *error;
+        // An I/O error that wraps another leaves it out of its own chain.
+        match error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    })
 }

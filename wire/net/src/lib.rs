@@ -12,6 +12,7 @@ mod discovery;
 mod event;
 mod host;
 mod link;
+mod noise;
 mod roster;
 mod session;
 mod shared;

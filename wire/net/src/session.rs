@@ -14,7 +14,7 @@ use cairn_wire::hello::{Hello, Message, Party, Purpose, transcript};
 use cairn_wire::id::{BootId, NodeId};
 use cairn_wire::stream::{FrameReader, FrameWriter, ReadError};
 use cairn_wire::{DataFrame, Encoded, hello};
-use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use hmac::{Hmac, KeyInit, Mac};
 use libp2p::swarm::Stream;
 use sha2::Sha256;
@@ -29,6 +29,9 @@ use crate::streams::Pair;
 
 /// From the transport's handshake to the end of ours.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a refused peer has to read why.
+const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What every session of a host says of it and checks against.
 #[derive(Debug)]
@@ -119,6 +122,9 @@ impl Session {
                         address: self.address,
                         reason,
                     });
+                    // Unread bytes would turn the close into a reset, which may
+                    // overtake the refusal.
+                    drop(tokio::time::timeout(LINGER_TIMEOUT, linger(&mut control)).await);
                 }
                 return;
             }
@@ -450,6 +456,14 @@ impl Session {
     fn ready(&self) {
         self.shared.emit(Event::LinkReady { peer: self.peer });
     }
+}
+
+/// Ends our half of a stream and waits for the peer's end.
+async fn linger(stream: &mut Stream) -> io::Result<()> {
+    stream.close().await?;
+    let mut ignored = [0; 256];
+    while stream.read(&mut ignored).await? > 0 {}
+    Ok(())
 }
 
 /// A process that dies resets its connections or ends them: both are the peer's doing.

@@ -1,5 +1,6 @@
 //! Nodes of one host find each other, and only those they should.
 
+use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -32,26 +33,33 @@ fn found(here: &Node, there: &Node) {
     });
 }
 
+/// Which of two nodes sees the other first does not matter: it dials.
 #[test]
-fn nodes_of_one_host_find_each_other_within_a_second() {
+fn every_pair_of_one_host_can_meet_within_a_second() {
+    const NODES: u8 = 4;
     let port = private_port();
     let mut took = Vec::new();
     for round in 0..3 {
         let begin = Instant::now();
-        let nodes: Vec<Node> = (0..3)
-            .map(|number| Node::start(announced(1 + round * 3 + number, port)))
+        let nodes: Vec<Node> = (0..NODES)
+            .map(|number| Node::start(announced(1 + round * NODES + number, port)))
             .collect();
-        for here in &nodes {
-            for there in &nodes {
-                if here.id() != there.id() {
-                    found(here, there);
+        let mut met = BTreeSet::new();
+        while met.len() < usize::from(NODES * (NODES - 1) / 2) {
+            assert!(begin.elapsed() < Duration::from_secs(20), "{met:?}");
+            for here in &nodes {
+                if let Ok(Event::Found { node: there, .. }) = here.events.try_recv()
+                    && nodes.iter().any(|node| node.id() == there)
+                {
+                    met.insert((here.id().min(there), here.id().max(there)));
                 }
             }
+            std::thread::yield_now();
         }
         took.push(begin.elapsed());
     }
     took.sort();
-    // The median: the bound is for a machine that is not busy with other builds.
+    println!("every pair met after {took:?}");
     assert!(took[1] <= Duration::from_secs(1), "{took:?}");
 }
 

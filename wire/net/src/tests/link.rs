@@ -66,7 +66,9 @@ fn a_window_of_frames_and_no_more() {
     guards.pop();
     ready(&a);
     a.net.offer(b.id(), rows(4, 3.0)).unwrap();
-    assert_eq!(data(&b).0, rows(4, 3.0));
+    let (frame, guard) = data(&b);
+    assert_eq!(frame, rows(4, 3.0));
+    guards.push(guard);
     assert_eq!(
         a.net.offer(b.id(), rows(4, 2.0)).unwrap_err().why,
         Refused::Full
