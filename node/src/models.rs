@@ -33,6 +33,14 @@ pub use catalogue::DEFAULT_MODEL;
 /// Told (bytes done, bytes in all).
 type Tell<'a> = &'a mut dyn FnMut(u64, u64);
 
+/// Refuses what can be no model, before anything is started for it.
+pub fn check_name(name: &str) -> Result<(), FetchError> {
+    match ModelName::parse(name) {
+        Ok(_) => Ok(()),
+        Err(trouble) => Err(FetchError(trouble.to_string())),
+    }
+}
+
 /// Where this user's model files are and come from.
 #[derive(Debug)]
 pub struct Store {

@@ -18,7 +18,7 @@ use crate::exit::{Exit, Failure};
 use crate::home::{Home, Membership, NodeDir, NodeFile};
 use crate::http;
 use crate::join::JoinLine;
-use crate::models::{Cancel, DEFAULT_MODEL, Store};
+use crate::models::{self, Cancel, DEFAULT_MODEL, Store};
 use crate::observe;
 use crate::signals::StopSignal;
 use crate::terminal::Paint;
@@ -76,6 +76,9 @@ fn prepare(args: UpArgs) -> Result<Ground, Failure> {
         .or(file)
         .check(args.join.as_deref(), cores)
         .map_err(|faults| usage(faults.into()))?;
+    if let Some(model) = &settings.model {
+        models::check_name(model).map_err(|error| Failure::new(Exit::Model, error))?;
+    }
     let mut warnings = settings.warnings.clone();
     let membership = Membership::settle(&home, &settings.cluster, &mut warnings)?;
     let dir = match &settings.data_dir {

@@ -61,10 +61,9 @@ pub fn render(plan: &PlanView, paint: Paint) -> String {
         lines.push(String::new());
         let mut reasons = Table::new(&["WHY", ""]);
         for (node, why) in &plan.reasons {
-            reasons
-                .row()
-                .toned(Tone::Hue(hue(node)), &**node)
-                .cell(&**why);
+            // The name has a column of its own.
+            let why = why.strip_prefix(&format!("{node}: ")).unwrap_or(why);
+            reasons.row().toned(Tone::Hue(hue(node)), &**node).cell(why);
         }
         lines.push(reasons.render(paint));
     }

@@ -50,7 +50,10 @@ pub fn is_meant(asked: &str, model: &ModelView) -> bool {
 
 fn whole(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
     body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(rejection.body_text()),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let limit = crate::terminal::size(super::BODY_BYTES_MAX as u64);
+            ApiError::too_large(format!("the body is longer than {limit}"))
+        }
         _ => ApiError::bad_json(rejection.body_text()),
     })
 }

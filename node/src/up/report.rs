@@ -77,7 +77,7 @@ impl Report {
             (State::Ready, Some(plan)) => self.ready(status, plan),
             (State::Degraded, _) => self.waiting("degraded", Tone::Bad, &status.detail),
             (State::Ready | State::Starting, _) => {
-                self.waiting("waiting", Tone::Warning, &status.detail)
+                self.waiting("starting", Tone::Warning, &status.detail)
             }
         }
     }
@@ -118,7 +118,7 @@ impl Report {
 
     fn waiting(&self, word: &str, tone: Tone, detail: &str) -> std::io::Result<()> {
         let detail = match detail {
-            "" => "for a plan",
+            "" => "waiting for a plan",
             detail => detail,
         };
         let text = format!(
