@@ -18,6 +18,9 @@ mod follow;
 mod lead;
 mod request;
 
+#[cfg(test)]
+mod tests;
+
 use follow::Follower;
 use lead::{Announcement, Leader};
 pub use request::{to_request, to_wire};

@@ -6,7 +6,7 @@ use super::{PassItem, assert_distinct, is_decode};
 
 /// Rows of one pass. Enough to share every weight read among many sequences, few
 /// enough that a decode row never waits long behind a prefill.
-pub const PASS_ROWS_MAX: u64 = 256;
+pub(super) const PASS_ROWS_MAX: u64 = 256;
 
 /// Waiting rows of one stage. Bounded by the credits of the links they came over.
 #[derive(Debug, Default)]

@@ -1,1 +1,312 @@
+//! One node's stages, driven by hand; the engine is answered by the tests.
 
+use super::*;
+use crate::fixture::{node, plan as fixture_plan, plan_id};
+
+/// Node 2 runs the middle stage of three; node 9 drives.
+struct Rig {
+    machine: ShardMachine,
+    passes: Vec<Pass>,
+    sent: Vec<(NodeId, DataFrame)>,
+    others: Vec<Output>,
+    full: bool,
+}
+
+const DRIVER: u8 = 9;
+
+impl Rig {
+    fn new(me_is_stage: u16) -> Self {
+        let mut rig = Self {
+            machine: ShardMachine::default(),
+            passes: Vec::new(),
+            sent: Vec::new(),
+            others: Vec::new(),
+            full: false,
+        };
+        let nodes = [1, 2, 3, DRIVER].map(node);
+        rig.feed(Input::Members(View {
+            nodes: nodes.into(),
+            ..View::default()
+        }));
+        let plan = Arc::new(fixture_plan(&[(1, 0..2), (2, 2..4), (3, 4..6)]));
+        let stage = me_is_stage;
+        rig.feed(Input::Load { plan, stage });
+        let (plan, result) = (plan_id(1), Ok(1));
+        rig.feed(Input::LayersLoaded { plan, result });
+        rig.feed(Input::Adopted { plan });
+        rig.others.clear();
+        rig
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.machine.handle(Tick(0), input);
+        while let Some(order) = self.machine.poll() {
+            match order {
+                Output::Forward(pass) => self.passes.push(pass),
+                Output::Send { to, frame } if self.full => {
+                    self.machine.handle(Tick(0), Input::Unsent { to, frame });
+                }
+                Output::Send { to, frame } => self.sent.push((to, frame)),
+                order => self.others.push(order),
+            }
+        }
+    }
+
+    fn open(&mut self, from: u8, stage: u16, number: u64) {
+        let frame = DataFrame::Open(Open {
+            plan: plan_id(1),
+            stage,
+            sequence: sequence(number),
+            rows_max: 64,
+            sampling: Sampling::GREEDY,
+        });
+        let from = node(from);
+        self.feed(Input::Arrived { from, frame });
+    }
+
+    fn rows(&mut self, from: u8, stage: u16, spans: &[Span]) {
+        let count: u32 = spans.iter().map(|span| span.rows).sum();
+        let width = u32::from(stage > 0);
+        let header = Rows {
+            plan: plan_id(1),
+            stage,
+            dtype: DType::F32,
+            width,
+            spans: spans.to_vec(),
+            tokens: (0..count).collect(),
+        };
+        let payload: Vec<f32> = (0..count * width).map(|row| row as f32).collect();
+        let frame = DataFrame::Rows(RowsFrame::build(&header, &payload));
+        let from = node(from);
+        self.feed(Input::Arrived { from, frame });
+    }
+
+    fn done(&mut self, pass: &Pass) {
+        let rows: u32 = pass.items.iter().map(|item| item.span.rows).sum();
+        let output = PassOutput {
+            hidden: vec![0.5; rows as usize],
+            width: 1,
+            sampled: Vec::new(),
+        };
+        let (plan, result) = (pass.plan, Ok(output));
+        self.feed(Input::PassDone { plan, result });
+    }
+}
+
+fn sequence(number: u64) -> SequenceId {
+    SequenceId {
+        driver: node(DRIVER),
+        number,
+    }
+}
+
+fn span(number: u64, position: u32, rows: u32, ask: Ask) -> Span {
+    Span {
+        sequence: sequence(number),
+        position,
+        rows,
+        ask,
+    }
+}
+
+fn shape(pass: &Pass) -> Vec<(u64, u32, u32)> {
+    let of = |item: &PassItem| {
+        let span = item.span;
+        (span.sequence.number, span.position, span.rows)
+    };
+    pass.items.iter().map(of).collect()
+}
+
+#[test]
+fn whatever_waits_goes_in_one_pass_decode_rows_first() {
+    let mut rig = Rig::new(1);
+    for number in 1..=3 {
+        rig.open(1, 1, number);
+    }
+    rig.rows(1, 1, &[span(1, 0, 1, Ask::Token)]);
+    assert_eq!(
+        shape(&rig.passes[0]),
+        [(1, 0, 1)],
+        "an idle engine starts at once"
+    );
+    rig.rows(
+        1,
+        1,
+        &[span(2, 0, 8, Ask::Nothing), span(3, 0, 1, Ask::Token)],
+    );
+    assert_eq!(rig.passes.len(), 1, "one pass at a time");
+    let first = rig.passes[0].clone();
+    rig.done(&first);
+    assert_eq!(shape(&rig.passes[1]), [(3, 0, 1), (2, 0, 8)]);
+    let (to, frame) = rig.sent.last().unwrap();
+    let DataFrame::Rows(rows) = frame else {
+        panic!("{frame:?}");
+    };
+    assert_eq!(
+        (*to, rows.stage(), rows.payload()),
+        (node(3), 2, &[0.5][..])
+    );
+}
+
+#[test]
+fn rows_of_one_sequence_never_overtake_each_other() {
+    let mut rig = Rig::new(1);
+    rig.open(1, 1, 1);
+    rig.open(1, 1, 2);
+    rig.rows(1, 1, &[span(2, 0, 1, Ask::Token)]);
+    rig.rows(1, 1, &[span(1, 0, 4, Ask::Nothing)]);
+    rig.rows(1, 1, &[span(1, 4, 1, Ask::Token)]);
+    let mut seen = Vec::new();
+    while let Some(pass) = rig.passes.pop() {
+        seen.extend(shape(&pass));
+        rig.done(&pass);
+    }
+    assert_eq!(seen, [(2, 0, 1), (1, 0, 4), (1, 4, 1)]);
+}
+
+#[test]
+fn a_replayed_row_is_computed_once_and_a_gap_fails_the_sequence() {
+    let mut rig = Rig::new(1);
+    rig.open(1, 1, 1);
+    rig.rows(1, 1, &[span(1, 0, 4, Ask::Nothing)]);
+    rig.rows(1, 1, &[span(1, 2, 4, Ask::Token)]);
+    let first = rig.passes[0].clone();
+    rig.done(&first);
+    let second = &rig.passes[1];
+    assert_eq!(shape(second), [(1, 4, 2)], "only the rows that are new");
+    assert_eq!(
+        second.items[0].hidden(),
+        [2.0, 3.0],
+        "and they are the right ones"
+    );
+    assert_eq!(rig.machine.counters().replayed_rows, 2);
+    rig.rows(1, 1, &[span(1, 7, 1, Ask::Token)]);
+    let (to, frame) = rig.sent.last().unwrap();
+    let DataFrame::Failed(failed) = frame else {
+        panic!("{frame:?}");
+    };
+    assert_eq!((*to, failed.why), (node(DRIVER), FailedWhy::Gap));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let mut rig = Rig::new(1);
+    for number in 1..=5 {
+        rig.open(1, 1, number);
+    }
+    let whys = |rig: &Rig| -> Vec<FailedWhy> {
+        let failed = rig.sent.iter().filter_map(|(_, frame)| match frame {
+            DataFrame::Failed(failed) => Some(failed.why),
+            _ => None,
+        });
+        failed.collect()
+    };
+    assert_eq!(whys(&rig), [FailedWhy::Busy], "the plan has four places");
+    rig.rows(1, 1, &[span(1, 0, 65, Ask::Token)]);
+    rig.rows(1, 1, &[span(77, 0, 1, Ask::Token)]);
+    assert_eq!(
+        whys(&rig)[1..],
+        [FailedWhy::Overflow, FailedWhy::Gap],
+        "past what was opened; never opened"
+    );
+}
+
+#[test]
+fn only_the_stage_before_and_the_driver_may_send() {
+    let mut rig = Rig::new(1);
+    rig.open(3, 1, 1);
+    rig.open(DRIVER, 1, 1);
+    rig.open(1, 0, 1);
+    assert_eq!(rig.machine.counters().refused, 3);
+    assert_eq!(rig.machine.sequences(), 0);
+    let mut first = Rig::new(0);
+    first.open(2, 0, 1);
+    first.open(DRIVER, 0, 2);
+    assert_eq!(first.machine.counters().refused, 1);
+    assert_eq!(first.machine.sequences(), 1);
+}
+
+#[test]
+fn frames_of_unknown_plans_are_counted_and_dropped() {
+    let mut rig = Rig::new(1);
+    let frame = DataFrame::Close(Close {
+        plan: plan_id(7),
+        stage: 1,
+        sequence: sequence(1),
+    });
+    let from = node(1);
+    rig.feed(Input::Arrived { from, frame });
+    assert_eq!(rig.machine.counters().stale, 1);
+    assert!(rig.sent.is_empty());
+}
+
+#[test]
+fn a_full_link_stops_the_stage_and_keeps_the_order() {
+    let mut rig = Rig::new(1);
+    rig.open(1, 1, 1);
+    rig.sent.clear();
+    rig.full = true;
+    let mut position = 0;
+    for _ in 0..2 * OUTBOX_MAX {
+        rig.rows(1, 1, &[span(1, position, 1, Ask::Token)]);
+        position += 1;
+        if let Some(pass) = rig.passes.pop() {
+            rig.done(&pass);
+        }
+    }
+    while let Some(pass) = rig.passes.pop() {
+        rig.done(&pass);
+    }
+    assert!(rig.machine.queue_rows() > 0, "it computes no further");
+    rig.full = false;
+    rig.feed(Input::LinkReady { peer: node(3) });
+    while let Some(pass) = rig.passes.pop() {
+        rig.done(&pass);
+    }
+    let positions: Vec<u32> = rig
+        .sent
+        .iter()
+        .filter_map(|(_, frame)| match frame {
+            DataFrame::Rows(rows) => rows.spans().next().map(|span| span.position),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(positions, (0..position).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_older_plan_goes_with_its_last_sequence() {
+    let mut rig = Rig::new(1);
+    rig.open(1, 1, 1);
+    let mut newer = fixture_plan(&[(1, 0..3), (2, 3..6)]);
+    newer.id = plan_id(2);
+    let (plan, stage) = (Arc::new(newer), 1);
+    rig.feed(Input::Load { plan, stage });
+    rig.feed(Input::Adopted { plan: plan_id(2) });
+    let dropped = |rig: &Rig| {
+        let drops = |order: &&Output| matches!(order, Output::DropLayers { .. });
+        rig.others.iter().filter(drops).count()
+    };
+    assert_eq!(dropped(&rig), 0, "a sequence is still under way");
+    let frame = DataFrame::Close(Close {
+        plan: plan_id(1),
+        stage: 1,
+        sequence: sequence(1),
+    });
+    let from = node(1);
+    rig.feed(Input::Arrived { from, frame });
+    assert_eq!(dropped(&rig), 1);
+}
+
+#[test]
+fn a_driver_that_is_gone_frees_its_places() {
+    let mut rig = Rig::new(1);
+    rig.open(1, 1, 1);
+    rig.feed(Input::Members(View {
+        nodes: [1, 2, 3].map(node).into(),
+        ..View::default()
+    }));
+    assert_eq!(rig.machine.sequences(), 0);
+    let closes = |order: &&Output| matches!(order, Output::CloseSlot { .. });
+    assert_eq!(rig.others.iter().filter(closes).count(), 1);
+}
