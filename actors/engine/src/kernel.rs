@@ -5,6 +5,7 @@
 //! run time by CPU feature and reduces every output in one fixed order, so the
 //! result does not depend on batch, chunking, threads or instruction set.
 
+mod arena;
 mod attention;
 mod cache;
 mod elementwise;

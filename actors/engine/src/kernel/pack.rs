@@ -6,8 +6,8 @@
 
 use std::io;
 
+use super::arena::Slab;
 use super::format::{BLOCK, Format};
-use super::pages::Pages;
 use super::simd::Isa;
 use super::weights::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Weights};
 
@@ -94,7 +94,7 @@ pub(super) struct Segment {
     pub(super) rows: usize,
     pub(super) layout: Layout,
     /// Strips of `layout.strip_bytes()`; missing rows of the last are zero.
-    pub(super) data: Pages<u8>,
+    pub(super) data: Slab,
 }
 
 /// Where things lie in a strip, in bytes.
@@ -153,7 +153,7 @@ impl Packed {
         let layout = Layout::new(isa, format, cols);
         let bytes = rows.div_ceil(layout.lanes) * layout.strip_bytes();
         let mut packed =
-            Pages::zeroed(bytes).map_err(|source| PackError::Memory { bytes, source })?;
+            Slab::zeroed(bytes).map_err(|source| PackError::Memory { bytes, source })?;
         blocks::fill(&mut packed, &layout, format, data, cols);
         let segments = vec![Segment {
             format,
@@ -179,7 +179,7 @@ impl Packed {
     ) -> io::Result<Self> {
         let isa = Isa::detect();
         let layout = Layout::new(isa, format, cols);
-        let mut data = Pages::zeroed(rows.div_ceil(layout.lanes) * layout.strip_bytes())?;
+        let mut data = Slab::zeroed(rows.div_ceil(layout.lanes) * layout.strip_bytes())?;
         fill(&mut data);
         Ok(Self {
             isa,

@@ -45,6 +45,52 @@ impl<T: Zeroable> Pages<T> {
         let data = map(bytes)?.cast();
         Ok(Self { data, len })
     }
+
+    /// The first value, for owners that hand out parts; no reference to the
+    /// whole is made.
+    pub(super) fn base(&self) -> NonNull<T> {
+        self.data
+    }
+
+    /// Its length, likewise.
+    pub(super) fn size(&self) -> usize {
+        self.len
+    }
+
+    /// Asks for huge pages: for what will be written whole and read often.
+    pub(super) fn prefer_huge(&self) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: our own mapping; the advice changes no contents. A kernel
+        // without huge pages refuses it, which costs only speed.
+        unsafe {
+            libc::madvise(
+                self.data.as_ptr().cast(),
+                size_of_val::<[T]>(self),
+                libc::MADV_HUGEPAGE,
+            )
+        };
+    }
+
+    /// Gives the whole small pages within `len` bytes at `data` back to the
+    /// system; the address space stays.
+    ///
+    /// # Safety
+    /// The bytes are part of this buffer, and nobody reads them again.
+    pub(super) unsafe fn release(&self, data: NonNull<u8>, len: usize) {
+        const SMALL_BYTES: usize = 4096;
+        let skip = data.as_ptr().align_offset(SMALL_BYTES);
+        let bytes = len.saturating_sub(skip) / SMALL_BYTES * SMALL_BYTES;
+        #[cfg(target_os = "linux")]
+        if bytes > 0 {
+            // SAFETY: inside our own private anonymous mapping, where the
+            // advice frees pages, and unread by the caller's promise. Where
+            // pages are larger than we think it fails, and the memory stays
+            // until the whole is dropped.
+            unsafe { libc::madvise(data.as_ptr().add(skip).cast(), bytes, libc::MADV_DONTNEED) };
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = bytes;
+    }
 }
 
 impl<T: Zeroable> std::ops::Deref for Pages<T> {

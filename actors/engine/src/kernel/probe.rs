@@ -8,9 +8,9 @@ use std::hint::black_box;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::arena::Slab;
 use super::format::Format;
 use super::pack::Packed;
-use super::pages::Pages;
 use super::pool::Pool;
 use super::rows::QuantizedRows;
 use super::share::Disjoint;
@@ -62,7 +62,7 @@ pub fn prefill_macs_per_second(pool: &Pool) -> io::Result<f64> {
 /// # Errors
 /// When there is no memory for the buffer.
 pub fn read_bytes_per_second(pool: &Pool, bytes: usize) -> io::Result<f64> {
-    let mut buffer = Pages::<u8>::zeroed(bytes)?;
+    let mut buffer = Slab::zeroed(bytes)?;
     fill(pool, &mut buffer);
     let isa = Isa::detect();
     let buffer = &*buffer;

@@ -153,6 +153,8 @@ pub(super) trait Simd: Copy {
     unsafe fn load_nibbles(from: *const u8) -> [Self::F; 2];
     unsafe fn to_f32(value: Self::I) -> Self::F;
 
+    /// Asks for a cache line; the address need not be valid.
+    unsafe fn prefetch(at: *const u8);
     unsafe fn bytes(from: *const u8) -> Self::B;
     unsafe fn and(a: Self::B, mask: u8) -> Self::B;
     unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
@@ -175,3 +177,20 @@ pub(super) trait Simd: Copy {
     /// sum is `input_sum`. Inputs are at least -127. Exact.
     unsafe fn dot_signed(weights: &[Self::B; 8], inputs: *const i8, input_sum: i32) -> Self::I;
 }
+
+/// `unrolled!(N, i => body)`: `body` for each `i` below the constant `N`, at
+/// most 8, written out. The compiler gives up on unrolling long bodies, and a
+/// loop would keep its accumulators in memory; a closure would not be compiled
+/// with the set's features.
+macro_rules! unrolled {
+    ($n:expr, $i:ident => $body:expr) => {
+        unrolled!(@each $n, $i => $body, 0 1 2 3 4 5 6 7)
+    };
+    (@each $n:expr, $i:ident => $body:expr, $($at:literal)*) => {
+        $(if $at < $n {
+            let $i: usize = $at;
+            $body
+        })*
+    };
+}
+pub(super) use unrolled;

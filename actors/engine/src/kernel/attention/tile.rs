@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::kernel::cache::{KvLayer, POSITIONS};
 use crate::kernel::math;
-use crate::kernel::simd::{Isa, Kernel, Simd, dispatch};
+use crate::kernel::simd::{Isa, Kernel, Simd, dispatch, unrolled};
 
 /// Positions whose softmax is computed at once: their keys, values and scores
 /// stay in the second-level cache between the passes.
@@ -207,12 +207,12 @@ impl SegmentTile<'_, '_> {
             let mut sums = [[S::splat(0.0); V]; M];
             for component in 0..self.cache.head_dim() {
                 let keys = keys.map(|keys| S::load(keys.add(component * POSITIONS)));
-                for (m, sums) in sums.iter_mut().enumerate() {
+                unrolled!(M, m => {
                     let query = S::splat(*self.queries.as_ptr().add(m * dim + component));
-                    for (sum, key) in sums.iter_mut().zip(keys) {
+                    for (sum, key) in sums[m].iter_mut().zip(keys) {
                         *sum = S::fma(query, key, *sum);
                     }
-                }
+                });
             }
             for (m, sums) in sums.into_iter().enumerate() {
                 for (v, sum) in sums.into_iter().enumerate() {
@@ -307,12 +307,12 @@ impl SegmentTile<'_, '_> {
                     let values = values.add(position * dim);
                     let values: [S::F; V] =
                         std::array::from_fn(|v| S::load(values.add(v * S::LANES)));
-                    for (m, sums) in sums.iter_mut().enumerate() {
+                    unrolled!(M, m => {
                         let weight = S::splat(*weights.add(m * SEGMENT + position));
-                        for (sum, value) in sums.iter_mut().zip(values) {
+                        for (sum, value) in sums[m].iter_mut().zip(values) {
                             *sum = S::fma(weight, value, *sum);
                         }
-                    }
+                    });
                 }
             }
             for (m, sums) in sums.into_iter().enumerate() {

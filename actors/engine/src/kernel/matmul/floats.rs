@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 
 use super::tile::Tile;
-use crate::kernel::simd::Simd;
+use crate::kernel::simd::{Simd, unrolled};
 
 /// How a lane's weights of one input are read.
 pub(super) trait Float {
@@ -71,14 +71,16 @@ impl<W: Float> Tile for FloatTile<W> {
             let mut col = 0;
             while col < len {
                 let weight = W::load::<S>(weights.add(col * W::BYTES * S::LANES));
-                for (m, sum) in even.iter_mut().enumerate() {
-                    *sum = S::fma(weight, S::splat(*inputs.add(m * len + col)), *sum);
-                }
+                unrolled!(M, m => {
+                    let input = S::splat(*inputs.add(m * len + col));
+                    even[m] = S::fma(weight, input, even[m]);
+                });
                 if col + 1 < len {
                     let weight = W::load::<S>(weights.add((col + 1) * W::BYTES * S::LANES));
-                    for (m, sum) in odd.iter_mut().enumerate() {
-                        *sum = S::fma(weight, S::splat(*inputs.add(m * len + col + 1)), *sum);
-                    }
+                    unrolled!(M, m => {
+                        let input = S::splat(*inputs.add(m * len + col + 1));
+                        odd[m] = S::fma(weight, input, odd[m]);
+                    });
                 }
                 col += 2;
             }

@@ -5,8 +5,12 @@
 use std::marker::PhantomData;
 
 use crate::kernel::rows::Block;
-use crate::kernel::simd::Simd;
+use crate::kernel::simd::{Simd, unrolled};
 use crate::kernel::weights::Weights;
+
+/// How far ahead of their use weights are asked for, where they come from
+/// memory: with one or two rows. The CPU's own prefetcher stops at each page.
+const AHEAD: usize = 4096;
 
 /// A strip times `M` rows.
 pub(super) trait Tile {
@@ -45,11 +49,19 @@ impl<W: Weights> Tile for QuantTile<W> {
             let end = inputs.add(len);
             while inputs < end {
                 for within in 0..W::UNIT {
+                    if M <= 2 {
+                        let ahead = quants.wrapping_add(AHEAD);
+                        let mut line = 0;
+                        while line < W::QUANT_BYTES * S::LANES {
+                            S::prefetch(ahead.wrapping_add(line));
+                            line += 64;
+                        }
+                    }
                     let weights = W::unpack::<S>(quants);
                     let scale = W::scale::<S>(scales, within);
-                    for (m, sum) in sums.iter_mut().enumerate() {
-                        *sum = W::add::<S>(*sum, &weights, scale, inputs.add(m * len));
-                    }
+                    unrolled!(M, m => {
+                        sums[m] = W::add::<S>(sums[m], &weights, scale, inputs.add(m * len));
+                    });
                     quants = quants.add(W::QUANT_BYTES * S::LANES);
                     inputs = inputs.add(1);
                 }
