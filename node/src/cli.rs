@@ -31,15 +31,15 @@ Exit codes:
 /// One language model, split by layers over the devices you already own.
 #[derive(Debug, Parser)]
 #[command(name = "cairn", version, about, after_help = AFTER_HELP)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What can be done.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Start a node on this device; it finds the others and stays until Ctrl-C
     #[command(after_help = UP_HELP)]
     Up(Box<UpArgs>),
@@ -77,22 +77,22 @@ environment, the environment over the file.";
 
 /// Flags of `cairn up`.
 #[derive(Debug, Args)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// What the user wishes; the configuration file may wish the same things.
     #[command(flatten)]
-    pub wishes: Wishes,
+    pub(crate) wishes: Wishes,
     /// Join the cluster that this line names (`cairn up` on another device shows it)
     #[arg(long, value_name = "LINE", env = "CAIRN_JOIN", hide_env_values = true, conflicts_with_all = ["cluster", "secret"])]
-    pub join: Option<String>,
+    pub(crate) join: Option<String>,
     /// Configuration file; the default place is read when it exists
     #[arg(long, value_name = "FILE", env = "CAIRN_CONFIG")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Write the log and the ready line as JSON lines
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Leave when stdin closes, and remove the data directory: a node of a demo or a test
     #[arg(long, hide = true)]
-    pub ephemeral: bool,
+    pub(crate) ephemeral: bool,
 }
 
 const DEMO_HELP: &str = "\
@@ -106,33 +106,33 @@ stdout is one object: answer, tokens, ttft_ms, tokens_per_second, stages.";
 
 /// Flags of `cairn demo`.
 #[derive(Debug, Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// How many nodes to start
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub nodes: u16,
+    pub(crate) nodes: u16,
     /// What to ask
     #[arg(long, default_value = "Explain in two sentences why the sky is blue.")]
-    pub prompt: String,
+    pub(crate) prompt: String,
     /// Longest answer
     #[arg(long, default_value_t = 96, value_name = "COUNT")]
-    pub max_tokens: u32,
+    pub(crate) max_tokens: u32,
     /// 0 picks the most probable token each time
     #[arg(long, default_value_t = 0.0)]
-    pub temperature: f32,
+    pub(crate) temperature: f32,
     /// Which model to split
     #[arg(long, default_value = crate::models::DEFAULT_MODEL)]
-    pub model: String,
+    pub(crate) model: String,
     /// How layers are split: uniform, memory, compute, balanced or optimal
     #[arg(long, default_value = "uniform")]
-    pub strategy: String,
+    pub(crate) strategy: String,
     /// Print one JSON object as the last line
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// Which node to ask.
 #[derive(Debug, Args)]
-pub struct NodeArgs {
+pub(crate) struct NodeArgs {
     /// HTTP address of the node to ask
     #[arg(
         long,
@@ -140,39 +140,39 @@ pub struct NodeArgs {
         env = "CAIRN_HTTP",
         default_value = "127.0.0.1:4747"
     )]
-    pub http: String,
+    pub(crate) http: String,
 }
 
 /// How tokens are picked.
 #[derive(Clone, Debug, Args)]
-pub struct SamplingArgs {
+pub(crate) struct SamplingArgs {
     /// Longest answer
     #[arg(long, value_name = "COUNT")]
-    pub max_tokens: Option<u32>,
+    pub(crate) max_tokens: Option<u32>,
     /// 0 picks the most probable token each time; the node's default is 0.7
     #[arg(long)]
-    pub temperature: Option<f32>,
+    pub(crate) temperature: Option<f32>,
     /// Keep the K most probable tokens
     #[arg(long, value_name = "K")]
-    pub top_k: Option<u32>,
+    pub(crate) top_k: Option<u32>,
     /// Keep the most probable tokens up to this sum
     #[arg(long, value_name = "P")]
-    pub top_p: Option<f32>,
+    pub(crate) top_p: Option<f32>,
     /// Drop tokens less probable than this share of the best
     #[arg(long, value_name = "P")]
-    pub min_p: Option<f32>,
+    pub(crate) min_p: Option<f32>,
     /// Make recent tokens less probable; 1 changes nothing
     #[arg(long, value_name = "FACTOR")]
-    pub repetition_penalty: Option<f32>,
+    pub(crate) repetition_penalty: Option<f32>,
     /// The same seed gives the same answer
     #[arg(long)]
-    pub seed: Option<i64>,
+    pub(crate) seed: Option<i64>,
     /// End the answer before this text; may be given again
     #[arg(long, value_name = "TEXT")]
-    pub stop: Vec<String>,
+    pub(crate) stop: Vec<String>,
     /// Instructions for the model
     #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
+    pub(crate) system: Option<String>,
 }
 
 const ASK_HELP: &str = "\
@@ -184,41 +184,41 @@ Examples:
 
 /// Flags of `cairn ask`.
 #[derive(Debug, Args)]
-pub struct AskArgs {
+pub(crate) struct AskArgs {
     /// What to ask; `-` reads it from stdin
     #[arg(required = true, value_name = "PROMPT")]
-    pub prompt: Vec<String>,
+    pub(crate) prompt: Vec<String>,
     /// How tokens are picked.
     #[command(flatten)]
-    pub sampling: SamplingArgs,
+    pub(crate) sampling: SamplingArgs,
     /// Print one JSON object instead of the text
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Which node to ask.
     #[command(flatten)]
-    pub node: NodeArgs,
+    pub(crate) node: NodeArgs,
 }
 
 /// Flags of `cairn chat`.
 #[derive(Debug, Args)]
-pub struct ChatArgs {
+pub(crate) struct ChatArgs {
     /// How tokens are picked.
     #[command(flatten)]
-    pub sampling: SamplingArgs,
+    pub(crate) sampling: SamplingArgs,
     /// Which node to ask.
     #[command(flatten)]
-    pub node: NodeArgs,
+    pub(crate) node: NodeArgs,
 }
 
 /// Flags of `cairn status` and `cairn plan`.
 #[derive(Debug, Args)]
-pub struct ViewArgs {
+pub(crate) struct ViewArgs {
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Which node to ask.
     #[command(flatten)]
-    pub node: NodeArgs,
+    pub(crate) node: NodeArgs,
 }
 
 const LOGS_HELP: &str = "\
@@ -229,28 +229,28 @@ Examples:
 
 /// Flags of `cairn logs`.
 #[derive(Debug, Args)]
-pub struct LogsArgs {
+pub(crate) struct LogsArgs {
     /// Go on with new lines until Ctrl-C
     #[arg(short, long)]
-    pub follow: bool,
+    pub(crate) follow: bool,
     /// The least severe level to show
     #[arg(long, value_enum, default_value = "info")]
-    pub level: Level,
+    pub(crate) level: Level,
     /// Only the node with this name or id
     #[arg(long = "node", value_name = "NAME")]
-    pub only_node: Option<String>,
+    pub(crate) only_node: Option<String>,
     /// Print JSON lines
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Which node to ask.
     #[command(flatten)]
-    pub node: NodeArgs,
+    pub(crate) node: NodeArgs,
 }
 
 /// Severity of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub(crate) enum Level {
     /// An operator must act
     Error,
     /// Degraded and recovered
@@ -265,7 +265,7 @@ pub enum Level {
 
 impl Level {
     /// As the log's own type.
-    pub fn log_level(self) -> cairn_actors::LogLevel {
+    pub(crate) fn log_level(self) -> cairn_actors::LogLevel {
         match self {
             Self::Error => cairn_actors::LogLevel::Error,
             Self::Warn => cairn_actors::LogLevel::Warn,
@@ -276,7 +276,7 @@ impl Level {
     }
 
     /// As a query of `/cairn/logs` has it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
             Self::Warn => "warn",
@@ -300,15 +300,15 @@ CAIRN_CACHE is where files are kept.";
 
 /// Flags of `cairn models`.
 #[derive(Debug, Args)]
-pub struct ModelsArgs {
+pub(crate) struct ModelsArgs {
     /// What to do with models.
     #[command(subcommand)]
-    pub command: ModelsCommand,
+    pub(crate) command: ModelsCommand,
 }
 
 /// What can be done with models.
 #[derive(Debug, Subcommand)]
-pub enum ModelsCommand {
+pub(crate) enum ModelsCommand {
     /// List the models known by name and those in the cache
     List {
         /// Print JSON

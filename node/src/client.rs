@@ -2,12 +2,12 @@
 //!
 //! They know only the interface: what they can do, any program can.
 
-pub mod answer;
-pub mod ask;
-pub mod chat;
-pub mod logs;
-pub mod plan;
-pub mod status;
+pub(crate) mod answer;
+pub(crate) mod ask;
+pub(crate) mod chat;
+pub(crate) mod logs;
+pub(crate) mod plan;
+pub(crate) mod status;
 
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
@@ -28,14 +28,14 @@ const ERROR_BYTES_MAX: u64 = 1 << 20;
 
 /// A node's HTTP interface.
 #[derive(Clone, Debug)]
-pub struct Api {
+pub(crate) struct Api {
     base: String,
     agent: Agent,
 }
 
 impl Api {
     /// The interface at `host:port` or `http://host:port`.
-    pub fn new(address: &str) -> Self {
+    pub(crate) fn new(address: &str) -> Self {
         let address = address.trim().trim_end_matches('/');
         let base = match address.contains("://") {
             true => address.to_owned(),
@@ -54,7 +54,7 @@ impl Api {
     }
 
     /// The JSON of a path.
-    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let response = self.send(self.agent.get(self.url(path)).call())?;
         let mut body = checked(response)?.into_body();
         let value = body
@@ -64,7 +64,7 @@ impl Api {
     }
 
     /// The JSON of a path whatever the status.
-    pub fn get_anyway(&self, path: &str) -> Result<Value, Failure> {
+    pub(crate) fn get_anyway(&self, path: &str) -> Result<Value, Failure> {
         let mut response = self.send(self.agent.get(self.url(path)).call())?;
         let value = response
             .body_mut()
@@ -74,13 +74,13 @@ impl Api {
     }
 
     /// The lines of a path, as they come.
-    pub fn lines(&self, path: &str) -> Result<Lines, Failure> {
+    pub(crate) fn lines(&self, path: &str) -> Result<Lines, Failure> {
         let response = self.send(self.agent.get(self.url(path)).call())?;
         Ok(Lines::of(checked(response)?))
     }
 
     /// The lines that answer a JSON body, as they come.
-    pub fn post_lines(&self, path: &str, body: &impl Serialize) -> Result<Lines, Failure> {
+    pub(crate) fn post_lines(&self, path: &str, body: &impl Serialize) -> Result<Lines, Failure> {
         let response = self.send(self.agent.post(self.url(path)).send_json(body))?;
         Ok(Lines::of(checked(response)?))
     }
@@ -101,7 +101,7 @@ impl Api {
 }
 
 /// Lines of a response that may never end.
-pub struct Lines {
+pub(crate) struct Lines {
     reader: Box<dyn BufRead + Send>,
 }
 
@@ -120,7 +120,7 @@ impl Lines {
 
     /// Lines of any text, for tests.
     #[cfg(test)]
-    pub fn of_text(text: &'static str) -> Self {
+    pub(crate) fn of_text(text: &'static str) -> Self {
         Self {
             reader: Box::new(text.as_bytes()),
         }
@@ -160,7 +160,7 @@ fn checked(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
 }
 
 /// The failure that an error in OpenAI's shape means.
-pub fn refusal(status: StatusCode, body: &Value) -> Failure {
+pub(crate) fn refusal(status: StatusCode, body: &Value) -> Failure {
     let message = match body["error"]["message"].as_str() {
         Some(message) => message.to_owned(),
         None => format!("the node answers {status}"),

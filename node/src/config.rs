@@ -18,12 +18,12 @@ use serde::Deserialize;
 use crate::cli::Level;
 use crate::join::JoinLine;
 
-pub use size::parse_size;
+pub(crate) use size::parse_size;
 
 /// The port of the HTTP interface; a further node on one machine takes the next free one.
-pub const HTTP_PORT: u16 = 4747;
+pub(crate) const HTTP_PORT: u16 = 4747;
 /// The cluster of people who never named one.
-pub const DEFAULT_CLUSTER: &str = "cairn";
+pub(crate) const DEFAULT_CLUSTER: &str = "cairn";
 /// The UDP port of mDNS (RFC 6762).
 const MDNS_PORT: u16 = 5353;
 /// KV rows per sequence: room for a long chat, small enough for a device of 2 GiB.
@@ -38,19 +38,19 @@ const SECRET_BYTES_WISE: usize = 16;
 /// What the user may wish of a node, from flags, environment or file.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Wishes {
+pub(crate) struct Wishes {
     /// Model to serve: a name, hf:OWNER/REPO/FILE.gguf, or a path
     #[arg(long, env = "CAIRN_MODEL")]
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// Name of this node, for people; the host's name if not given
     #[arg(long, env = "CAIRN_NAME")]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Name of the cluster; nodes of other clusters are invisible
     #[arg(long, env = "CAIRN_CLUSTER")]
-    pub cluster: Option<String>,
+    pub(crate) cluster: Option<String>,
     /// What the nodes of the cluster prove to each other; made on the first start if not given
     #[arg(long, env = "CAIRN_SECRET", hide_env_values = true)]
-    pub secret: Option<String>,
+    pub(crate) secret: Option<String>,
     /// A peer to dial where mDNS cannot find it; may be given again
     #[arg(
         long = "peer",
@@ -59,80 +59,80 @@ pub struct Wishes {
         value_delimiter = ','
     )]
     #[serde(rename = "peers")]
-    pub peers: Vec<String>,
+    pub(crate) peers: Vec<String>,
     /// Where this node keeps its identity; one node at a time
     #[arg(long, value_name = "DIR", env = "CAIRN_DATA_DIR")]
-    pub data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
     /// Address of the HTTP interface; the first free port from 4747 on loopback if not given
     #[arg(long, value_name = "ADDR", env = "CAIRN_UP_HTTP")]
-    pub http: Option<String>,
+    pub(crate) http: Option<String>,
     /// Address to listen on for peers; any free port on all interfaces if not given
     #[arg(long, value_name = "ADDR", env = "CAIRN_LISTEN")]
-    pub listen: Option<String>,
+    pub(crate) listen: Option<String>,
     /// How a leader splits layers: uniform, memory, compute, balanced or optimal
     #[arg(long, env = "CAIRN_STRATEGY")]
-    pub strategy: Option<String>,
+    pub(crate) strategy: Option<String>,
     /// Tokens that a prompt and its answer may have together [2048]
     #[arg(long, value_name = "TOKENS", env = "CAIRN_CONTEXT")]
-    pub context: Option<u32>,
+    pub(crate) context: Option<u32>,
     /// Answers that the cluster computes at once [4]
     #[arg(long, value_name = "COUNT", env = "CAIRN_SEQUENCES")]
-    pub sequences: Option<u32>,
+    pub(crate) sequences: Option<u32>,
     /// Threads that compute; all cores if not given
     #[arg(long, value_name = "COUNT", env = "CAIRN_THREADS")]
-    pub threads: Option<usize>,
+    pub(crate) threads: Option<usize>,
     /// Most memory to offer, such as 2GiB; what is free if not given
     #[arg(long, value_name = "SIZE", env = "CAIRN_MEMORY")]
-    pub memory: Option<String>,
+    pub(crate) memory: Option<String>,
     /// UDP port of mDNS, for tests that must not see each other
     #[arg(long, value_name = "PORT", env = "CAIRN_MDNS_PORT", hide = true)]
-    pub mdns_port: Option<u16>,
+    pub(crate) mdns_port: Option<u16>,
     /// Do not look for peers over mDNS
     #[arg(long)]
-    pub no_mdns: bool,
+    pub(crate) no_mdns: bool,
     /// The least severe level to log [info]
     #[arg(long, value_enum, value_name = "LEVEL", env = "CAIRN_LOG_LEVEL")]
-    pub log_level: Option<Level>,
+    pub(crate) log_level: Option<Level>,
 }
 
 /// What a node does, checked.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The model that the user asked for.
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// The node's name, if the user gave one.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Where the cluster and its secret come from.
-    pub cluster: ClusterWish,
+    pub(crate) cluster: ClusterWish,
     /// Addresses to dial.
-    pub peers: Vec<SocketAddr>,
+    pub(crate) peers: Vec<SocketAddr>,
     /// The node's own directory, if the user gave one.
-    pub data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
     /// Where HTTP is served, if the user said so.
-    pub http: Option<SocketAddr>,
+    pub(crate) http: Option<SocketAddr>,
     /// Where peers are listened for.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// How layers are split.
-    pub strategy: Strategy,
+    pub(crate) strategy: Strategy,
     /// KV rows per sequence.
-    pub context: u32,
+    pub(crate) context: u32,
     /// Sequences at once.
-    pub sequences: u32,
+    pub(crate) sequences: u32,
     /// Engine threads.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// Cap on the memory offered.
-    pub memory_bytes: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
     /// UDP port of mDNS; `None` turns it off.
-    pub mdns_port: Option<u16>,
+    pub(crate) mdns_port: Option<u16>,
     /// Least severe level to log.
-    pub log_level: Level,
+    pub(crate) log_level: Level,
     /// What works, but deserves a word.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Which cluster the user wants to be in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClusterWish {
+pub(crate) enum ClusterWish {
     /// The line of another device; remembered for the next start.
     Join(JoinLine),
     /// What was said, the rest as remembered.
@@ -147,11 +147,11 @@ pub enum ClusterWish {
 /// Everything that is wrong with a configuration, at once.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the configuration has {} fault{}:\n  {}", .0.len(), if .0.len() == 1 { "" } else { "s" }, .0.join("\n  "))]
-pub struct Faults(pub Vec<String>);
+pub(crate) struct Faults(pub(crate) Vec<String>);
 
 impl Wishes {
     /// Reads the file; a missing file is a fault only where the user named it.
-    pub fn read(named: Option<&Path>, usual: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(named: Option<&Path>, usual: &Path) -> anyhow::Result<Self> {
         let path = named.unwrap_or(usual);
         match std::fs::read_to_string(path) {
             Ok(text) => toml::from_str(&text)
@@ -165,7 +165,7 @@ impl Wishes {
     }
 
     /// These wishes, and those of `file` where these are silent.
-    pub fn or(self, file: Self) -> Self {
+    pub(crate) fn or(self, file: Self) -> Self {
         Self {
             model: self.model.or(file.model),
             name: self.name.or(file.name),
@@ -193,7 +193,7 @@ impl Wishes {
     /// Checks everything and fills in the defaults.
     ///
     /// `cores` is the number of threads that the machine runs at once.
-    pub fn check(self, join: Option<&str>, cores: usize) -> Result<Settings, Faults> {
+    pub(crate) fn check(self, join: Option<&str>, cores: usize) -> Result<Settings, Faults> {
         let mut faults = Vec::new();
         let mut warnings = Vec::new();
         if let Some(model) = &self.model {
@@ -268,7 +268,7 @@ impl Wishes {
 }
 
 /// Reads the name of a strategy.
-pub fn parse_strategy(text: &str) -> Result<Strategy, String> {
+pub(crate) fn parse_strategy(text: &str) -> Result<Strategy, String> {
     match text {
         "uniform" => Ok(Strategy::Uniform),
         "memory" => Ok(Strategy::Memory),

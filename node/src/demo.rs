@@ -51,7 +51,7 @@ struct Answered {
 }
 
 /// Runs the command.
-pub fn run(args: &DemoArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
     parse_strategy(&args.strategy).map_err(|fault| Failure::text(Exit::Usage, fault))?;
     if args.prompt.trim().is_empty() {
         return Err(Failure::text(Exit::Usage, "the prompt is empty"));

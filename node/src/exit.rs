@@ -9,7 +9,7 @@ use crate::terminal;
 /// The exit codes, as `cairn --help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// Anything without a code of its own.
     Failure = 1,
     /// The command line or the configuration is wrong; `clap` uses 2 as well.
@@ -28,14 +28,14 @@ pub enum Exit {
 
 /// Why a command ended without success.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     exit: Exit,
     error: anyhow::Error,
 }
 
 impl Failure {
     /// A failure with its own code.
-    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+    pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
         Self {
             exit,
             error: error.into(),
@@ -43,19 +43,19 @@ impl Failure {
     }
 
     /// A failure with its own code and a text.
-    pub fn text(exit: Exit, text: impl Into<String>) -> Self {
+    pub(crate) fn text(exit: Exit, text: impl Into<String>) -> Self {
         Self::new(exit, anyhow::Error::msg(text.into()))
     }
 
     /// The process was asked to stop.
-    pub fn interrupted() -> Self {
+    pub(crate) fn interrupted() -> Self {
         Self::text(Exit::Interrupted, "interrupted")
     }
 
     /// Prints one line and the causes, and gives the exit code.
     ///
     /// A reader that closed our output early (`cairn logs | head`) is a normal end.
-    pub fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> ExitCode {
         if is_broken_pipe(&self.error) {
             return ExitCode::SUCCESS;
         }

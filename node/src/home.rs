@@ -12,25 +12,25 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use directories::ProjectDirs;
 
-pub use membership::Membership;
-pub use node_dir::{NodeDir, NodeFile, parse_hex};
+pub(crate) use membership::Membership;
+pub(crate) use node_dir::{NodeDir, NodeFile, parse_hex};
 
 /// The places of one user.
 #[derive(Clone, Debug)]
-pub struct Home {
+pub(crate) struct Home {
     /// Identities, memberships: what must survive.
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Model files: what may be fetched again.
-    pub cache: PathBuf,
+    pub(crate) cache: PathBuf,
     /// The usual configuration file.
-    pub config_file: PathBuf,
+    pub(crate) config_file: PathBuf,
 }
 
 impl Home {
     /// The places that the system's conventions give this user.
     ///
     /// `CAIRN_HOME` and `CAIRN_CACHE` name others.
-    pub fn of_user() -> anyhow::Result<Self> {
+    pub(crate) fn of_user() -> anyhow::Result<Self> {
         let usual = ProjectDirs::from("", "", "cairn");
         let data = std::env::var_os("CAIRN_HOME").map(PathBuf::from);
         let cache = std::env::var_os("CAIRN_CACHE").map(PathBuf::from);

@@ -33,7 +33,7 @@ const PORT_COUNT: u16 = 256;
 /// Takes the address that the user named, or the first free port of loopback.
 ///
 /// Before anything else starts, so that a port in use is the first thing the user hears of.
-pub fn bind(wish: Option<SocketAddr>) -> Result<TcpListener, Failure> {
+pub(crate) fn bind(wish: Option<SocketAddr>) -> Result<TcpListener, Failure> {
     let first = crate::config::HTTP_PORT;
     let candidates: Vec<SocketAddr> = match wish {
         Some(address) => vec![address],
@@ -66,7 +66,7 @@ pub fn bind(wish: Option<SocketAddr>) -> Result<TcpListener, Failure> {
 }
 
 /// Serves until `stop` resolves; answers under way then still end.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     node: Node,
     stop: impl Future<Output = ()> + Send + 'static,

@@ -18,13 +18,13 @@ const CHECKSUM_BYTES: usize = 3;
 
 /// What a device needs to join a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JoinLine {
+pub(crate) struct JoinLine {
     /// The cluster's name, at most 255 bytes.
-    pub cluster: String,
+    pub(crate) cluster: String,
     /// The cluster's secret, at most 255 bytes.
-    pub secret: String,
+    pub(crate) secret: String,
     /// Where a member listens, for networks without multicast.
-    pub peers: Vec<SocketAddr>,
+    pub(crate) peers: Vec<SocketAddr>,
 }
 
 impl fmt::Display for JoinLine {
@@ -73,7 +73,7 @@ impl FromStr for JoinLine {
 }
 
 /// A fresh secret of 130 random bits, in letters that survive being read aloud.
-pub fn fresh_secret() -> Result<String, getrandom::Error> {
+pub(crate) fn fresh_secret() -> Result<String, getrandom::Error> {
     let mut random = [0u8; 26];
     getrandom::fill(&mut random)?;
     let letters = random.map(|byte| char::from(ALPHABET[usize::from(byte & 31)]));

@@ -5,7 +5,7 @@
 
 mod cache;
 mod catalogue;
-pub mod command;
+pub(crate) mod command;
 mod hub;
 mod name;
 mod part;
@@ -28,13 +28,13 @@ use name::ModelName;
 use part::Part;
 use trouble::Trouble;
 
-pub use catalogue::DEFAULT_MODEL;
+pub(crate) use catalogue::DEFAULT_MODEL;
 
 /// Told (bytes done, bytes in all).
 type Tell<'a> = &'a mut dyn FnMut(u64, u64);
 
 /// Refuses what can be no model, before anything is started for it.
-pub fn check_name(name: &str) -> Result<(), FetchError> {
+pub(crate) fn check_name(name: &str) -> Result<(), FetchError> {
     match ModelName::parse(name) {
         Ok(_) => Ok(()),
         Err(trouble) => Err(FetchError(trouble.to_string())),
@@ -43,7 +43,7 @@ pub fn check_name(name: &str) -> Result<(), FetchError> {
 
 /// Where this user's model files are and come from.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     cache: Cache,
     hub: Hub,
     cancel: Cancel,
@@ -51,11 +51,11 @@ pub struct Store {
 
 /// Ends downloads under way when the process leaves.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub(crate) struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
     /// Every download under way ends with an error soon.
-    pub fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
@@ -69,7 +69,7 @@ impl Cancel {
 
 impl Store {
     /// A store that keeps files under `cache_dir` and reads the hub's variables from the environment.
-    pub fn new(cache_dir: &Path, cancel: Cancel) -> Self {
+    pub(crate) fn new(cache_dir: &Path, cancel: Cancel) -> Self {
         Self {
             cache: Cache::new(cache_dir),
             hub: Hub::from_env(),
@@ -140,7 +140,7 @@ impl Store {
             return Ok(receipt);
         }
         let mut causes = Vec::new();
-        match self.from_hub(
+        match self.take_from_hub(
             &entry.hub_file(),
             &part_path,
             Some((sha, entry.bytes)),
@@ -194,16 +194,16 @@ impl Store {
         {
             return Ok(receipt);
         }
-        let part =
-            self.from_hub(file, &part_path, expected, tell)
-                .map_err(|trouble| match trouble.is_final() {
-                    true => trouble,
-                    false => no_source(trouble),
-                })?;
+        let part = self
+            .take_from_hub(file, &part_path, expected, tell)
+            .map_err(|trouble| match trouble.is_final() {
+                true => trouble,
+                false => no_source(trouble),
+            })?;
         self.cache.install(part, &name, &self.hub.source())
     }
 
-    fn from_hub(
+    fn take_from_hub(
         &self,
         file: &HubFile,
         part_path: &Path,

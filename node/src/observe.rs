@@ -24,7 +24,7 @@ const LINES_KEPT: usize = 4096;
 
 /// How lines look on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// For people.
     Text(Paint),
     /// One JSON object each, as `cairn logs --json` has them.
@@ -34,7 +34,7 @@ pub enum Shape {
 /// Sends events of at least this level to stderr and to the book that it returns.
 ///
 /// Other people's crates are heard from `warn` on only.
-pub fn start(level: crate::cli::Level, shape: Shape) -> LogBook {
+pub(crate) fn start(level: crate::cli::Level, shape: Shape) -> LogBook {
     let book = LogBook::new(LINES_KEPT);
     let ours = match level.log_level() {
         LogLevel::Error => LevelFilter::ERROR,
@@ -121,7 +121,7 @@ where
 }
 
 /// One line for people: time of day (UTC), node, level, module, text.
-pub fn render(
+pub(crate) fn render(
     paint: Paint,
     unix_micros: u64,
     node: Option<&str>,
@@ -153,7 +153,7 @@ pub fn render(
 /// The same colour for the same name, on every machine.
 ///
 /// The last characters count most, because names often differ there.
-pub fn hue(name: &str) -> usize {
+pub(crate) fn hue(name: &str) -> usize {
     name.bytes().fold(0usize, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(usize::from(byte))
     })

@@ -11,13 +11,13 @@ use crate::exit::Exit;
 
 /// Counts the requests to stop.
 #[derive(Clone, Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     count: Arc<AtomicU32>,
 }
 
 /// What happens at the second signal that nobody took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Second {
+pub(crate) enum Second {
     /// The user insists: the process ends at once.
     Exits,
     /// The program goes on; it takes each signal as it comes.
@@ -26,7 +26,7 @@ pub enum Second {
 
 impl Signals {
     /// Catches the signals from now on.
-    pub fn catch(second: Second) -> anyhow::Result<Self> {
+    pub(crate) fn catch(second: Second) -> anyhow::Result<Self> {
         let count = Arc::new(AtomicU32::new(0));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -56,19 +56,19 @@ impl Signals {
     }
 
     /// Whether a signal came since the last `take`.
-    pub fn came(&self) -> bool {
+    pub(crate) fn came(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0
     }
 
     /// Whether a signal came; forgets it.
-    pub fn take(&self) -> bool {
+    pub(crate) fn take(&self) -> bool {
         self.count.swap(0, Ordering::SeqCst) > 0
     }
 }
 
 /// The signals that mean "stop".
 #[derive(Debug)]
-pub struct StopSignal {
+pub(crate) struct StopSignal {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -78,7 +78,7 @@ pub struct StopSignal {
 impl StopSignal {
     /// Must be called inside a runtime.
     #[cfg(unix)]
-    pub fn register() -> std::io::Result<Self> {
+    pub(crate) fn register() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -88,13 +88,13 @@ impl StopSignal {
 
     /// Must be called inside a runtime.
     #[cfg(not(unix))]
-    pub fn register() -> std::io::Result<Self> {
+    pub(crate) fn register() -> std::io::Result<Self> {
         Ok(Self {})
     }
 
     /// Resolves at the next signal. Cancelling loses nothing.
     #[cfg(unix)]
-    pub async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -103,7 +103,7 @@ impl StopSignal {
 
     /// Resolves at the next signal. Cancelling loses nothing.
     #[cfg(not(unix))]
-    pub async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 
-pub use progress::Progress;
-pub use table::Table;
+pub(crate) use progress::Progress;
+pub(crate) use table::Table;
 
 /// Whether to write colours, decided once per stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Paint {
+pub(crate) enum Paint {
     /// Escape codes.
     Colours,
     /// None.
@@ -27,7 +27,7 @@ pub enum Paint {
 
 /// What a text is, which decides its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tone {
+pub(crate) enum Tone {
     /// Stands out.
     Strong,
     /// Steps back.
@@ -54,12 +54,12 @@ const HUES: [AnsiColor; 6] = [
 
 impl Paint {
     /// For stdout.
-    pub fn stdout() -> Self {
+    pub(crate) fn stdout() -> Self {
         Self::decide(std::io::stdout().is_terminal())
     }
 
     /// For stderr.
-    pub fn stderr() -> Self {
+    pub(crate) fn stderr() -> Self {
         Self::decide(std::io::stderr().is_terminal())
     }
 
@@ -75,7 +75,7 @@ impl Paint {
     }
 
     /// The text in the tone's colour.
-    pub fn tone(self, tone: Tone, text: impl Display) -> String {
+    pub(crate) fn tone(self, tone: Tone, text: impl Display) -> String {
         let style = match tone {
             Tone::Strong => Style::new().bold(),
             Tone::Dim => Style::new().dimmed(),
@@ -92,7 +92,7 @@ impl Paint {
 }
 
 /// Prints an error and its causes on stderr.
-pub fn print_error(error: &anyhow::Error) {
+pub(crate) fn print_error(error: &anyhow::Error) {
     let paint = Paint::stderr();
     let mut text = format!("{} {error}\n", paint.tone(Tone::Bad, "error:"));
     for cause in error.chain().skip(1) {
@@ -103,27 +103,27 @@ pub fn print_error(error: &anyhow::Error) {
 }
 
 /// Prints a line on stdout, at once.
-pub fn print_line(text: impl Display) -> std::io::Result<()> {
+pub(crate) fn print_line(text: impl Display) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
 }
 
 /// Prints on stdout without a line end, at once.
-pub fn print_part(text: impl Display) -> std::io::Result<()> {
+pub(crate) fn print_part(text: impl Display) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     write!(out, "{text}")?;
     out.flush()
 }
 
 /// Prints JSON on stdout, indented.
-pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print_line(serde_json::to_string_pretty(value)?)?;
     Ok(())
 }
 
 /// A size for people: `61.4 MiB`.
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -138,7 +138,7 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// A time span for people: `3 s`, `4 min`, `2 h 5 min`, `3 d 4 h`.
-pub fn span(span: Duration) -> String {
+pub(crate) fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -150,7 +150,7 @@ pub fn span(span: Duration) -> String {
 }
 
 /// A bar of `width` cells with the cells of `from..to` (shares of 1) filled.
-pub fn bar(from: f64, to: f64, width: usize) -> String {
+pub(crate) fn bar(from: f64, to: f64, width: usize) -> String {
     let cell = |share: f64| (share.clamp(0.0, 1.0) * width as f64).round() as usize;
     let (first, mut end) = (cell(from), cell(to));
     // Something that exists is never drawn as nothing.

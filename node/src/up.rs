@@ -47,7 +47,7 @@ struct Ground {
 }
 
 /// Runs the command.
-pub fn run(args: UpArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: UpArgs) -> Result<(), Failure> {
     let (json, ephemeral) = (args.json, args.ephemeral);
     let ground = prepare(args)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -22,7 +22,7 @@ fn cairn(dir: &Path, args: &[&str]) -> Output {
 }
 
 fn check(args: &[&str], code: i32, says: &[&str]) -> Output {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a temporary directory");
     check_in(dir.path(), args, code, says)
 }
 
@@ -45,8 +45,11 @@ fn check_in(dir: &Path, args: &[&str], code: i32, says: &[&str]) -> Output {
 
 /// A port of loopback where nobody listens.
 fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener
+        .local_addr()
+        .expect("a socket has an address")
+        .to_string()
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure};
 
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Piece {
+pub(crate) enum Piece {
     /// More text; the ids of the tokens in it.
     Text {
         /// May be empty inside a character of several bytes.
@@ -27,23 +27,23 @@ pub enum Piece {
 
 /// How an answer ended and how fast it was.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Ending {
+pub(crate) struct Ending {
     /// `stop` or `length`.
-    pub finish_reason: String,
+    pub(crate) finish_reason: String,
     /// Time to first token in ms.
-    pub ttft_ms: f64,
+    pub(crate) ttft_ms: f64,
     /// Decode speed after the first token.
-    pub tokens_per_second: f64,
+    pub(crate) tokens_per_second: f64,
 }
 
 /// An answer under way; dropping it cancels it.
-pub struct Pieces {
+pub(crate) struct Pieces {
     lines: Lines,
     ended: bool,
 }
 
 /// The body of a request for `messages`, each `{role, content}`.
-pub fn body(messages: &[Value], sampling: &SamplingArgs) -> Value {
+pub(crate) fn body(messages: &[Value], sampling: &SamplingArgs) -> Value {
     let mut body = json!({
         "messages": messages,
         "stream": true,
@@ -70,12 +70,12 @@ pub fn body(messages: &[Value], sampling: &SamplingArgs) -> Value {
 }
 
 /// One message of a chat.
-pub fn message(role: &str, content: &str) -> Value {
+pub(crate) fn message(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
 }
 
 /// Asks; the first error may come here or among the pieces.
-pub fn ask(api: &Api, body: &Value) -> Result<Pieces, Failure> {
+pub(crate) fn ask(api: &Api, body: &Value) -> Result<Pieces, Failure> {
     let lines = api.post_lines("/v1/chat/completions", body)?;
     Ok(Pieces {
         lines,

@@ -1,6 +1,6 @@
 //! `cairn ask`: one prompt, the answer as it is made.
 
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write};
 
 use anyhow::Context;
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::exit::{Exit, Failure};
 use crate::terminal::{self, Paint, Tone};
 
 /// Runs the command.
-pub fn run(args: &AskArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &AskArgs) -> Result<(), Failure> {
     let prompt = prompt(args)?;
     let mut messages = Vec::new();
     if let Some(system) = &args.sampling.system {
@@ -46,16 +46,20 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
     }
     terminal::print_line("")?;
     if std::io::stderr().is_terminal() {
-        eprintln!(
+        let told = speed(tokens.len(), &ending);
+        // A closed stderr leaves nobody to tell.
+        writeln!(
+            std::io::stderr(),
             "{}",
-            Paint::stderr().tone(Tone::Dim, speed(tokens.len(), &ending))
-        );
+            Paint::stderr().tone(Tone::Dim, told)
+        )
+        .ok();
     }
     Ok(())
 }
 
 /// `24 tokens, first after 31 ms, 80.2 tokens/s`.
-pub fn speed(token_count: usize, ending: &Ending) -> String {
+pub(crate) fn speed(token_count: usize, ending: &Ending) -> String {
     let cut = match ending.finish_reason.as_str() {
         "length" => ", cut at the length limit",
         _ => "",

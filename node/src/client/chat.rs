@@ -31,7 +31,7 @@ const HELP: &str = "\
   Ctrl-C   stop the answer";
 
 /// Runs the command.
-pub fn run(args: &ChatArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
     let api = Api::new(&args.node.http);
     let health = api.get_anyway("/health")?;
     let paint = Paint::stdout();

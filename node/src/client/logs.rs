@@ -10,7 +10,7 @@ use crate::terminal::{self, Paint};
 
 /// A line as `/cairn/logs` sends it.
 #[derive(Debug, Deserialize)]
-pub struct Line {
+pub(crate) struct Line {
     unix_micros: u64,
     node: String,
     level: String,
@@ -20,12 +20,12 @@ pub struct Line {
 
 impl Line {
     /// Reads a line of the interface.
-    pub fn parse(json: &str) -> Option<Self> {
+    pub(crate) fn parse(json: &str) -> Option<Self> {
         serde_json::from_str(json).ok()
     }
 
     /// As people read it.
-    pub fn render(&self, paint: Paint) -> String {
+    pub(crate) fn render(&self, paint: Paint) -> String {
         observe::render(
             paint,
             self.unix_micros,
@@ -38,7 +38,7 @@ impl Line {
 }
 
 /// Runs the command.
-pub fn run(args: &LogsArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &LogsArgs) -> Result<(), Failure> {
     let api = Api::new(&args.node.http);
     let mut path = format!(
         "/cairn/logs?follow={}&level={}",

@@ -13,7 +13,7 @@ use crate::terminal::{self, Paint, Table, Tone, bar, size};
 const MEMORY_CELLS: usize = 12;
 
 /// Runs the command.
-pub fn run(args: &ViewArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ViewArgs) -> Result<(), Failure> {
     let api = Api::new(&args.node.http);
     if args.json {
         return Ok(terminal::print_json(
@@ -26,7 +26,7 @@ pub fn run(args: &ViewArgs) -> Result<(), Failure> {
 }
 
 /// The whole page.
-pub fn render(plan: &PlanView, paint: Paint) -> String {
+pub(crate) fn render(plan: &PlanView, paint: Paint) -> String {
     let mut lines = vec![format!(
         "plan {}  {} split over {} node{}, balance {:.2}",
         paint.tone(Tone::Strong, &plan.id),
@@ -71,7 +71,7 @@ pub fn render(plan: &PlanView, paint: Paint) -> String {
 }
 
 /// One line per stage: layers and memory, as numbers and bars.
-pub fn stages(stages: &[StageView], paint: Paint) -> String {
+pub(crate) fn stages(stages: &[StageView], paint: Paint) -> String {
     let layer_count = stages.last().map_or(0, |stage| stage.layers[1]);
     let memory = |stage: &StageView| match stage.memory_bytes {
         0 => stage.planned_memory_bytes,

@@ -14,7 +14,7 @@ use crate::terminal::{self, Paint, Table, Tone, size};
 const BAR_CELLS: usize = 24;
 
 /// Runs the command.
-pub fn run(args: &ViewArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ViewArgs) -> Result<(), Failure> {
     let api = Api::new(&args.node.http);
     if args.json {
         // As it came, so that fields of a newer node are not lost.
@@ -28,7 +28,7 @@ pub fn run(args: &ViewArgs) -> Result<(), Failure> {
 }
 
 /// The whole page.
-pub fn render(status: &Status, paint: Paint) -> String {
+pub(crate) fn render(status: &Status, paint: Paint) -> String {
     let mut lines = vec![headline(status, paint)];
     if let Some(model) = &status.model {
         lines.push(format!(
@@ -110,7 +110,7 @@ fn nodes(nodes: &[NodeView], layer_count: u32, paint: Paint) -> String {
 }
 
 /// Where a node's layers are among all.
-pub fn layer_bar(layers: Option<[u32; 2]>, layer_count: u32) -> String {
+pub(crate) fn layer_bar(layers: Option<[u32; 2]>, layer_count: u32) -> String {
     let all = f64::from(layer_count.max(1));
     let [first, end] = layers.unwrap_or([0, 0]);
     terminal::bar(f64::from(first) / all, f64::from(end) / all, BAR_CELLS)

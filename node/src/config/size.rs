@@ -1,7 +1,7 @@
 //! Sizes as people write them. No fractions of a byte, no negative sizes.
 
 /// Reads `1536`, `512MiB`, `1.5 GB`; `K`, `M`, `G` and `T` alone mean powers of 1024.
-pub fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let end = text
         .find(|character: char| !character.is_ascii_digit() && character != '.')

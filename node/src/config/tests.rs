@@ -13,7 +13,10 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
     let settings = flags.or(file).check(None, 6).unwrap();
     assert_eq!(settings.name.as_deref(), Some("flag"));
     assert_eq!(settings.model.as_deref(), Some("m.gguf"));
-    assert_eq!(settings.peers, ["127.0.0.1:1".parse().unwrap()]);
+    assert_eq!(
+        settings.peers,
+        ["127.0.0.1:1".parse::<SocketAddr>().unwrap()]
+    );
     assert_eq!(settings.mdns_port, None);
     assert_eq!(settings.threads, 6);
     assert_eq!(settings.context, CONTEXT);

@@ -29,7 +29,7 @@ const KEPT_VARIABLES: [&str; 3] = ["CAIRN_CACHE", "CAIRN_HOME", "CAIRN_MDNS_PORT
 
 /// Running nodes; dropped, they are gone.
 #[derive(Debug)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     nodes: Vec<Running>,
     dir: TempDir,
 }
@@ -45,7 +45,7 @@ struct Running {
 
 impl Cluster {
     /// Starts the nodes; they find each other by themselves.
-    pub fn start(args: &DemoArgs) -> anyhow::Result<Self> {
+    pub(crate) fn start(args: &DemoArgs) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let dir = tempfile::Builder::new()
             .prefix("cairn-demo-")
@@ -70,12 +70,12 @@ impl Cluster {
     }
 
     /// The name of the node that is asked.
-    pub fn first_name(&self) -> &str {
+    pub(crate) fn first_name(&self) -> &str {
         &self.nodes[0].name
     }
 
     /// The HTTP address of the first node, once it tells.
-    pub fn http(&mut self, signals: &Signals, deadline: Instant) -> Result<String, Failure> {
+    pub(crate) fn http(&mut self, signals: &Signals, deadline: Instant) -> Result<String, Failure> {
         let path = NodeDir::node_file(&self.nodes[0].dir);
         while Instant::now() < deadline {
             self.check(signals)?;
@@ -92,7 +92,7 @@ impl Cluster {
     }
 
     /// Whether all nodes run and nobody wants to stop.
-    pub fn check(&mut self, signals: &Signals) -> Result<(), Failure> {
+    pub(crate) fn check(&mut self, signals: &Signals) -> Result<(), Failure> {
         if signals.came() {
             return Err(Failure::interrupted());
         }
@@ -110,7 +110,7 @@ impl Cluster {
     }
 
     /// Lets all nodes leave at once, and kills those that do not.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         for node in &mut self.nodes {
             node.stdin = None;
         }

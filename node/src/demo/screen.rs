@@ -13,7 +13,7 @@ const ANSWER_COLUMNS: usize = 72;
 
 /// Where things are shown.
 #[derive(Debug)]
-pub enum Screen {
+pub(crate) enum Screen {
     /// Both on one terminal.
     Together {
         /// The line of the answer that grows now.
@@ -29,7 +29,7 @@ pub enum Screen {
 
 impl Screen {
     /// The screen that fits where the output goes.
-    pub fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool) -> Self {
         if json {
             return Self::LogOnly;
         }
@@ -43,7 +43,7 @@ impl Screen {
     }
 
     /// Shows a line of the log.
-    pub fn log(&mut self, log: &Line) -> io::Result<()> {
+    pub(crate) fn log(&mut self, log: &Line) -> io::Result<()> {
         match self {
             Self::Together { line, paint } => {
                 let mut out = io::stdout().lock();
@@ -67,13 +67,13 @@ impl Screen {
     }
 
     /// Shows a remark of the demo itself.
-    pub fn note(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
         let paint = Paint::stderr();
         writeln!(io::stderr(), "\n{}\n", paint.tone(Tone::Strong, text))
     }
 
     /// Shows more of the answer.
-    pub fn text(&mut self, more: &str) -> io::Result<()> {
+    pub(crate) fn text(&mut self, more: &str) -> io::Result<()> {
         match self {
             Self::Together { line, paint } => {
                 let mut out = io::stdout().lock();
@@ -99,7 +99,7 @@ impl Screen {
     }
 
     /// The answer is whole.
-    pub fn end_text(&mut self) -> io::Result<()> {
+    pub(crate) fn end_text(&mut self) -> io::Result<()> {
         match self {
             Self::Together { line, .. } => {
                 line.clear();
@@ -111,7 +111,7 @@ impl Screen {
     }
 
     /// Shows the figures at the end.
-    pub fn summary(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn summary(&mut self, text: &str) -> io::Result<()> {
         writeln!(io::stderr(), "\n{text}")
     }
 }

@@ -16,11 +16,11 @@ const FILE: &str = "cluster.toml";
 
 /// Which cluster, and what its members prove to each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Membership {
+pub(crate) struct Membership {
     /// The cluster's name.
-    pub cluster: String,
+    pub(crate) cluster: String,
     /// The cluster's secret.
-    pub secret: String,
+    pub(crate) secret: String,
 }
 
 impl Membership {
@@ -28,7 +28,7 @@ impl Membership {
     ///
     /// Makes a secret when none was ever made. Remembers a join line, keeping
     /// the membership that it replaces beside it under its cluster's name.
-    pub fn settle(
+    pub(crate) fn settle(
         home: &Home,
         wish: &ClusterWish,
         warnings: &mut Vec<String>,

@@ -18,37 +18,37 @@ const NODE_FILE: &str = "node.json";
 
 /// A directory that this process owns until it ends.
 #[derive(Debug)]
-pub struct NodeDir {
+pub(crate) struct NodeDir {
     /// Where it is.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// ed25519 seed.
-    pub identity: [u8; 32],
+    pub(crate) identity: [u8; 32],
     /// The name of a node whose user gave none.
-    pub default_name: String,
+    pub(crate) default_name: String,
     /// What works, but deserves a word.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// Held, never read: the system frees the lock even when the process is killed.
     _lock: File,
 }
 
 /// How to reach a running node; `node.json` in its directory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeFile {
+pub(crate) struct NodeFile {
     /// Its process.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Its id, short.
-    pub id: String,
+    pub(crate) id: String,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its HTTP interface.
-    pub http: SocketAddr,
+    pub(crate) http: SocketAddr,
     /// Where peers reach it.
-    pub listen: Vec<SocketAddr>,
+    pub(crate) listen: Vec<SocketAddr>,
 }
 
 impl NodeDir {
     /// Takes the user's first node directory that no running node holds.
-    pub fn claim_free(home: &Home) -> anyhow::Result<Self> {
+    pub(crate) fn claim_free(home: &Home) -> anyhow::Result<Self> {
         let host = host_name();
         for number in 1..=NODE_COUNT_MAX {
             let path = home.data.join("nodes").join(number.to_string());
@@ -66,7 +66,7 @@ impl NodeDir {
     }
 
     /// Takes the directory that the user named.
-    pub fn claim(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn claim(path: &Path) -> anyhow::Result<Self> {
         let suffix = path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned());
@@ -84,24 +84,24 @@ impl NodeDir {
     }
 
     /// Where a running node of this directory says how to reach it.
-    pub fn node_file(path: &Path) -> PathBuf {
+    pub(crate) fn node_file(path: &Path) -> PathBuf {
         path.join(NODE_FILE)
     }
 
     /// Tells other programs of this user how to reach the node.
-    pub fn publish(&self, file: &NodeFile) -> anyhow::Result<()> {
+    pub(crate) fn publish(&self, file: &NodeFile) -> anyhow::Result<()> {
         let json = serde_json::to_vec_pretty(file).context("a node file is JSON")?;
         write_private(&Self::node_file(&self.path), &json)
     }
 
     /// Takes the node file back; the identity stays.
-    pub fn retract(&self) {
+    pub(crate) fn retract(&self) {
         // A file that is gone already is what we want; any other trouble leaves a file with a dead pid.
         std::fs::remove_file(Self::node_file(&self.path)).ok();
     }
 
     /// Removes the directory, and the one above when this was the last in it.
-    pub fn remove(self) {
+    pub(crate) fn remove(self) {
         std::fs::remove_dir_all(&self.path).ok();
         if let Some(parent) = self.path.parent() {
             // Fails while another node's directory is in it, which is the point.
@@ -162,7 +162,7 @@ fn read_or_make_identity(path: &Path, warnings: &mut Vec<String>) -> anyhow::Res
 }
 
 /// Reads 64 hexadecimal digits.
-pub fn parse_hex(text: &str) -> Option<[u8; 32]> {
+pub(crate) fn parse_hex(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0u8; 32];
     if text.len() != 64 || !text.is_ascii() {
         return None;

@@ -19,7 +19,7 @@ use super::request::{self, Asked, Delivery};
 use super::stream;
 
 /// Answers a chat.
-pub async fn chat_completions(
+pub(crate) async fn chat_completions(
     State(node): State<Node>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
@@ -27,7 +27,7 @@ pub async fn chat_completions(
 }
 
 /// Goes on with a raw prompt: a text, or token ids.
-pub async fn completions(
+pub(crate) async fn completions(
     State(node): State<Node>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
@@ -40,7 +40,7 @@ pub async fn completions(
 }
 
 /// Whether a client that asks for `asked` means this model: its name, or the stem of its file.
-pub fn is_meant(asked: &str, model: &ModelView) -> bool {
+pub(crate) fn is_meant(asked: &str, model: &ModelView) -> bool {
     let file = model.name.rsplit(['/', '\\']).next().unwrap_or_default();
     let stem = file.strip_suffix(".gguf").unwrap_or(file);
     [model.name.as_str(), file, stem]

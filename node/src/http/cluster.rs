@@ -17,7 +17,7 @@ use crate::cli::Level;
 
 /// The query of `/cairn/logs`.
 #[derive(Debug, Deserialize)]
-pub struct LogParams {
+pub(crate) struct LogParams {
     /// Go on with new lines.
     #[serde(default)]
     follow: bool,
@@ -28,7 +28,7 @@ pub struct LogParams {
 }
 
 /// 200 when prompts can be answered, else 503; says why.
-pub async fn health(State(node): State<Node>) -> Response {
+pub(crate) async fn health(State(node): State<Node>) -> Response {
     let status = node.status().await;
     let code = match status.state {
         ClusterState::Ready => StatusCode::OK,
@@ -38,12 +38,12 @@ pub async fn health(State(node): State<Node>) -> Response {
 }
 
 /// Everything that `cairn status` shows.
-pub async fn status(State(node): State<Node>) -> Json<Status> {
+pub(crate) async fn status(State(node): State<Node>) -> Json<Status> {
     Json(node.status().await)
 }
 
 /// The adopted plan.
-pub async fn plan(State(node): State<Node>) -> Result<Response, ApiError> {
+pub(crate) async fn plan(State(node): State<Node>) -> Result<Response, ApiError> {
     let status = node.status().await;
     match status.plan {
         Some(plan) => Ok(Json(plan).into_response()),
@@ -52,7 +52,7 @@ pub async fn plan(State(node): State<Node>) -> Result<Response, ApiError> {
 }
 
 /// The merged log, one JSON object a line.
-pub async fn logs(
+pub(crate) async fn logs(
     State(node): State<Node>,
     query: Result<Query<LogParams>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -74,14 +74,14 @@ pub async fn logs(
 }
 
 /// The served model, as a list.
-pub async fn models(State(node): State<Node>) -> Json<Value> {
+pub(crate) async fn models(State(node): State<Node>) -> Json<Value> {
     let status = node.status().await;
     let data: Vec<Value> = status.model.iter().map(model_body).collect();
     Json(json!({"object": "list", "data": data}))
 }
 
 /// One model.
-pub async fn model(
+pub(crate) async fn model(
     State(node): State<Node>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {

@@ -11,7 +11,7 @@ const NOT_READY_RETRY_SECONDS: u32 = 1;
 
 /// An error as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiError {
+pub(crate) struct ApiError {
     status: StatusCode,
     kind: &'static str,
     code: &'static str,
@@ -22,7 +22,7 @@ pub struct ApiError {
 
 impl ApiError {
     /// A request that cannot be understood or granted; names the field.
-    pub fn bad_field(param: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn bad_field(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             param: Some(param.into()),
             ..Self::new(StatusCode::BAD_REQUEST, "invalid_value", message)
@@ -30,17 +30,17 @@ impl ApiError {
     }
 
     /// A body that is no JSON.
-    pub fn bad_json(message: impl Into<String>) -> Self {
+    pub(crate) fn bad_json(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_json", message)
     }
 
     /// A body over the limit.
-    pub fn too_large(message: impl Into<String>) -> Self {
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
     }
 
     /// A model that is not served.
-    pub fn unknown_model(asked: &str, served: &str) -> Self {
+    pub(crate) fn unknown_model(asked: &str, served: &str) -> Self {
         Self {
             param: Some("model".to_owned()),
             ..Self::new(
@@ -52,12 +52,12 @@ impl ApiError {
     }
 
     /// The cluster cannot answer now.
-    pub fn not_ready(detail: &str) -> Self {
+    pub(crate) fn not_ready(detail: &str) -> Self {
         Self::from(&AnswerError::NotReady(detail.to_owned()))
     }
 
     /// A browser's request from a strange page.
-    pub fn forbidden(name: &HeaderName) -> Self {
+    pub(crate) fn forbidden(name: &HeaderName) -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
             "foreign_origin",
@@ -68,7 +68,7 @@ impl ApiError {
     }
 
     /// The body of the answer.
-    pub fn body(&self) -> Value {
+    pub(crate) fn body(&self) -> Value {
         json!({"error": {
             "message": self.message,
             "type": self.kind,
@@ -140,7 +140,7 @@ impl IntoResponse for ApiError {
 }
 
 /// Answers a path that is not served.
-pub async fn not_found(uri: Uri) -> ApiError {
+pub(crate) async fn not_found(uri: Uri) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         "not_found",
@@ -149,7 +149,7 @@ pub async fn not_found(uri: Uri) -> ApiError {
 }
 
 /// Answers a method that a path does not have.
-pub async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",

@@ -15,7 +15,7 @@ use super::error::ApiError;
 
 /// What is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guard {
+pub(crate) enum Guard {
     /// Only loopback names may be in the headers.
     Loopback,
     /// The user opened the node to the network: names are theirs to choose.
@@ -24,7 +24,7 @@ pub enum Guard {
 
 impl Guard {
     /// What an HTTP interface at this address needs.
-    pub fn of(address: SocketAddr) -> Self {
+    pub(crate) fn of(address: SocketAddr) -> Self {
         match address.ip().is_loopback() {
             true => Self::Loopback,
             false => Self::Open,
@@ -45,7 +45,7 @@ impl Guard {
 }
 
 /// Refuses a request with a strange header.
-pub async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+pub(crate) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     match guard.offence(request.headers()) {
         Some(name) => ApiError::forbidden(&name).into_response(),
         None => next.run(request).await,

@@ -10,7 +10,7 @@ use super::request::{Delivery, Detail};
 
 /// Which endpoint's shapes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// `/v1/chat/completions`.
     Chat,
     /// `/v1/completions`.
@@ -19,30 +19,30 @@ pub enum Shape {
 
 /// What all pieces of one answer share.
 #[derive(Clone, Debug)]
-pub struct Head {
+pub(crate) struct Head {
     /// Which endpoint.
-    pub shape: Shape,
+    pub(crate) shape: Shape,
     /// Names the answer.
-    pub id: String,
+    pub(crate) id: String,
     /// Seconds since 1970.
-    pub created: u64,
+    pub(crate) created: u64,
     /// The model's name.
-    pub model: String,
+    pub(crate) model: String,
     /// What is told of each token.
-    pub detail: Detail,
+    pub(crate) detail: Detail,
 }
 
 /// The tokens of an answer, gathered.
 #[derive(Clone, Debug, Default)]
-pub struct Gathered {
+pub(crate) struct Gathered {
     /// The text so far.
-    pub text: String,
+    pub(crate) text: String,
     tokens: Vec<Value>,
 }
 
 impl Gathered {
     /// Adds a token.
-    pub fn push(&mut self, token: &TokenEvent) {
+    pub(crate) fn push(&mut self, token: &TokenEvent) {
         self.text.push_str(&token.text);
         self.tokens.push(logprob(token));
     }
@@ -50,7 +50,7 @@ impl Gathered {
 
 impl Head {
     /// The first piece of a stream; completions have none.
-    pub fn opening(&self) -> Option<Value> {
+    pub(crate) fn opening(&self) -> Option<Value> {
         match self.shape {
             Shape::Chat => {
                 let choice = json!({
@@ -65,7 +65,7 @@ impl Head {
     }
 
     /// A token's piece of a stream; a token that adds neither text nor detail has none.
-    pub fn token(&self, token: &TokenEvent) -> Option<Value> {
+    pub(crate) fn token(&self, token: &TokenEvent) -> Option<Value> {
         if token.text.is_empty() && self.detail == Detail::Text {
             return None;
         }
@@ -77,7 +77,7 @@ impl Head {
     }
 
     /// The pieces that end a stream: held-back text, the reason, the counts if asked for.
-    pub fn ending(&self, done: &Done, delivery: Delivery) -> Vec<Value> {
+    pub(crate) fn ending(&self, done: &Done, delivery: Delivery) -> Vec<Value> {
         let mut pieces = Vec::new();
         if !done.text.is_empty() {
             pieces.push(self.piece(json!([self.choice(&done.text, Value::Null)])));
@@ -99,7 +99,7 @@ impl Head {
     }
 
     /// The answer in one piece.
-    pub fn whole(&self, mut gathered: Gathered, done: &Done) -> Value {
+    pub(crate) fn whole(&self, mut gathered: Gathered, done: &Done) -> Value {
         gathered.text.push_str(&done.text);
         let logprobs = match self.detail {
             Detail::Text => Value::Null,

@@ -10,26 +10,26 @@ use serde_json::Value;
 use super::error::ApiError;
 
 /// The node's default: lively, without the nonsense that a small model makes at 1.
-pub const TEMPERATURE: f32 = 0.7;
+pub(crate) const TEMPERATURE: f32 = 0.7;
 /// More stop texts than anyone needs.
 const STOP_COUNT_MAX: usize = 16;
 
 /// A request, checked.
 #[derive(Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// The model that the client wants, if it says.
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// What to answer.
-    pub prompt: Prompt,
+    pub(crate) prompt: Prompt,
     /// In one piece or as it is made.
-    pub delivery: Delivery,
+    pub(crate) delivery: Delivery,
     /// What is told of each token.
-    pub detail: Detail,
+    pub(crate) detail: Detail,
 }
 
 /// How the answer is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
+pub(crate) enum Delivery {
     /// One JSON object.
     Whole,
     /// Server-sent events.
@@ -40,7 +40,7 @@ pub enum Delivery {
 
 /// What is told of each token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detail {
+pub(crate) enum Detail {
     /// Its text.
     Text,
     /// Its text, id and log-probability.
@@ -127,7 +127,7 @@ struct StreamOptions {
 }
 
 /// Reads the body of `/v1/chat/completions`.
-pub fn chat(bytes: &[u8]) -> Result<Asked, ApiError> {
+pub(crate) fn chat(bytes: &[u8]) -> Result<Asked, ApiError> {
     let mut body = read(bytes)?;
     let messages = body
         .messages
@@ -150,7 +150,7 @@ pub fn chat(bytes: &[u8]) -> Result<Asked, ApiError> {
 }
 
 /// Reads the body of `/v1/completions`.
-pub fn completion(bytes: &[u8]) -> Result<Asked, ApiError> {
+pub(crate) fn completion(bytes: &[u8]) -> Result<Asked, ApiError> {
     let mut body = read(bytes)?;
     let text = match body.prompt.take() {
         Some(PromptBody::Text(text)) if !text.is_empty() => PromptText::Raw(text),
@@ -241,6 +241,9 @@ fn finish(body: Body, text: PromptText) -> Result<Asked, ApiError> {
     })
 }
 
+/// A field, its value, and whether a value asks for what happens anyway.
+type Check<'a> = (&'static str, &'a Option<Value>, &'a dyn Fn(&Value) -> bool);
+
 /// Refuses what would change the answer and is not there, unless it asks for the usual.
 fn refuse_unsupported(body: &Body) -> Result<(), ApiError> {
     let one = |value: &Value| value.as_u64() == Some(1);
@@ -253,7 +256,7 @@ fn refuse_unsupported(body: &Body) -> Result<(), ApiError> {
         Value::Null | Value::Number(_) => false,
     };
     let text_format = |value: &Value| value["type"] == "text";
-    let checks: [(&str, &Option<Value>, &dyn Fn(&Value) -> bool); 11] = [
+    let checks: [Check<'_>; 11] = [
         ("n", &body.n, &one),
         ("best_of", &body.best_of, &one),
         ("top_logprobs", &body.top_logprobs, &zero),

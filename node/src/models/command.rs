@@ -27,7 +27,7 @@ struct Listed {
 }
 
 /// Runs the command.
-pub fn run(args: &ModelsArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ModelsArgs) -> Result<(), Failure> {
     let home = Home::of_user()?;
     match &args.command {
         ModelsCommand::List { json } => {
@@ -61,14 +61,14 @@ pub fn run(args: &ModelsArgs) -> Result<(), Failure> {
 }
 
 /// Gets a model into the cache, with a progress display; Ctrl-C stops it and keeps the piece.
-pub fn pull(home: &Home, name: &str) -> Result<cairn_actors::Located, Failure> {
+pub(crate) fn pull(home: &Home, name: &str) -> Result<cairn_actors::Located, Failure> {
     let cancel = Cancel::default();
     let signals = Signals::catch(Second::Exits)?;
     pull_until(home, name, &signals, &cancel)
 }
 
 /// The same with the caller's signals.
-pub fn pull_until(
+pub(crate) fn pull_until(
     home: &Home,
     name: &str,
     signals: &Signals,

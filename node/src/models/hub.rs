@@ -25,18 +25,18 @@ const FRUITLESS_TRIES_MAX: u32 = 3;
 
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HubFile {
+pub(crate) struct HubFile {
     /// `owner/name`.
-    pub repository: String,
+    pub(crate) repository: String,
     /// Branch, tag or commit.
-    pub revision: String,
+    pub(crate) revision: String,
     /// Path inside the repository.
-    pub file: String,
+    pub(crate) file: String,
 }
 
 /// A hub to ask.
 #[derive(Debug)]
-pub struct Hub {
+pub(crate) struct Hub {
     endpoint: String,
     token: Option<String>,
     offline: bool,
@@ -45,7 +45,7 @@ pub struct Hub {
 
 impl HubFile {
     /// Reads `owner/name/file.gguf` or `owner/name/file.gguf@revision`.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (path, revision) = text.rsplit_once('@').unwrap_or((text, "main"));
         let mut parts = path.splitn(3, '/');
         let (owner, name, file) = (parts.next()?, parts.next()?, parts.next()?);
@@ -81,7 +81,7 @@ impl fmt::Display for HubFile {
 
 impl Hub {
     /// The hub of `HF_ENDPOINT`, with `HF_TOKEN`; not asked at all under `HF_HUB_OFFLINE=1`.
-    pub fn from_env() -> Self {
+    pub(crate) fn from_env() -> Self {
         let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
         let offline = text("HF_HUB_OFFLINE").is_some_and(|value| value != "0");
@@ -89,7 +89,7 @@ impl Hub {
     }
 
     /// A hub at this address.
-    pub fn new(endpoint: &str, token: Option<String>, offline: bool) -> Self {
+    pub(crate) fn new(endpoint: &str, token: Option<String>, offline: bool) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_resolve(Some(CONNECT_TIMEOUT))
@@ -107,12 +107,12 @@ impl Hub {
     }
 
     /// What to call it in messages.
-    pub fn source(&self) -> String {
+    pub(crate) fn source(&self) -> String {
         self.endpoint.clone()
     }
 
     /// Hash and size of a file, where the hub tells them.
-    pub fn describe(&self, file: &HubFile) -> Result<Option<(Sha, u64)>, Trouble> {
+    pub(crate) fn describe(&self, file: &HubFile) -> Result<Option<(Sha, u64)>, Trouble> {
         self.refuse_offline()?;
         let url = self.url(file);
         let mut request = self.agent.head(&url);
@@ -144,7 +144,7 @@ impl Hub {
     /// Adds what is missing of the file to `part`.
     ///
     /// `expected_bytes` is the size of the whole file, where it is known.
-    pub fn download(
+    pub(crate) fn download(
         &self,
         file: &HubFile,
         part: &mut Part,

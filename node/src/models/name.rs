@@ -8,7 +8,7 @@ use super::trouble::Trouble;
 
 /// A parsed name.
 #[derive(Debug)]
-pub enum ModelName {
+pub(crate) enum ModelName {
     /// A short name.
     Catalogue(&'static Entry),
     /// A file on the hub.
@@ -19,7 +19,7 @@ pub enum ModelName {
 
 impl ModelName {
     /// A file that exists wins over a hub file of the same spelling; `hf:` and `./` leave no doubt.
-    pub fn parse(text: &str) -> Result<Self, Trouble> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Trouble> {
         let text = text.trim();
         let unknown = || Trouble::Unknown(text.to_owned());
         if let Some(rest) = text.strip_prefix("hf:") {

@@ -12,11 +12,11 @@ use super::cache::Sha;
 use super::trouble::Trouble;
 
 /// Large enough that the calls do not count, small enough for any device.
-pub const CHUNK_BYTES: usize = 1 << 18;
+pub(crate) const CHUNK_BYTES: usize = 1 << 18;
 
 /// The beginning of a file.
 #[derive(Debug)]
-pub struct Part {
+pub(crate) struct Part {
     path: PathBuf,
     file: File,
     hasher: Sha256,
@@ -25,16 +25,16 @@ pub struct Part {
 
 /// A whole file with the right content, still under its temporary name.
 #[derive(Debug)]
-pub struct Whole {
+pub(crate) struct Whole {
     /// Where it is.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its hash.
-    pub sha256: Sha,
+    pub(crate) sha256: Sha,
 }
 
 impl Part {
     /// Starts at nothing, whatever was there.
-    pub fn fresh(path: &Path) -> Result<Self, Trouble> {
+    pub(crate) fn fresh(path: &Path) -> Result<Self, Trouble> {
         let dir = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(dir).map_err(|source| Trouble::io(dir, source))?;
         let file = File::create(path).map_err(|source| Trouble::io(path, source))?;
@@ -47,7 +47,7 @@ impl Part {
     }
 
     /// Goes on where an earlier download ended; a piece longer than `bytes_max` is thrown away.
-    pub fn resume(path: &Path, bytes_max: u64) -> Result<Self, Trouble> {
+    pub(crate) fn resume(path: &Path, bytes_max: u64) -> Result<Self, Trouble> {
         if !(1..=bytes_max).contains(&length(path)) {
             return Self::fresh(path);
         }
@@ -71,18 +71,18 @@ impl Part {
     }
 
     /// How much is there.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Throws away what is there.
-    pub fn restart(&mut self) -> Result<(), Trouble> {
+    pub(crate) fn restart(&mut self) -> Result<(), Trouble> {
         *self = Self::fresh(&self.path)?;
         Ok(())
     }
 
     /// Adds the next bytes.
-    pub fn append(&mut self, chunk: &[u8]) -> Result<(), Trouble> {
+    pub(crate) fn append(&mut self, chunk: &[u8]) -> Result<(), Trouble> {
         self.file
             .write_all(chunk)
             .map_err(|source| Trouble::io(&self.path, source))?;
@@ -94,7 +94,7 @@ impl Part {
     /// Checks the content against its hash, if that is known, and makes it durable.
     ///
     /// A wrong content is removed.
-    pub fn finish(self, expected: Option<Sha>) -> Result<Whole, Trouble> {
+    pub(crate) fn finish(self, expected: Option<Sha>) -> Result<Whole, Trouble> {
         let found = Sha(self.hasher.finalize().into());
         if let Some(sha) = expected
             && sha != found
@@ -118,12 +118,12 @@ impl Part {
 }
 
 /// The size of a file; 0 when there is none.
-pub fn length(path: &Path) -> u64 {
+pub(crate) fn length(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 /// Gives everything that `from` has to `take`, piece by piece, and counts it.
-pub fn feed(
+pub(crate) fn feed(
     from: &mut impl Read,
     mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> std::io::Result<u64> {

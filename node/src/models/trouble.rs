@@ -8,7 +8,7 @@ use super::catalogue;
 
 /// Why a model cannot be had. Each names the cause and, where there is one, the fix.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// Neither a known name, nor a hub file, nor a path. *Effect:* nothing was touched.
     #[error(
         "`{0}` is no model: known names are {known}; others are hf:OWNER/REPO/FILE.gguf or the path of a GGUF file",
@@ -102,7 +102,7 @@ pub enum Trouble {
 
 impl Trouble {
     /// Trouble with a file; a full disk has its own name.
-    pub fn io(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull {
                 path: path.to_owned(),
@@ -117,7 +117,7 @@ impl Trouble {
     }
 
     /// Whether another source would end the same way.
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::DiskFull { .. } | Self::Io { .. } | Self::Cancelled => true,
             Self::Unknown(_)

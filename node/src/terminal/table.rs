@@ -6,7 +6,7 @@ use super::{Paint, Tone};
 
 /// Rows of cells under a head.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     head: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
 }
@@ -19,7 +19,7 @@ struct Cell {
 
 impl Table {
     /// An empty table.
-    pub fn new(head: &[&'static str]) -> Self {
+    pub(crate) fn new(head: &[&'static str]) -> Self {
         Self {
             head: head.to_vec(),
             rows: Vec::new(),
@@ -27,18 +27,18 @@ impl Table {
     }
 
     /// Starts a row.
-    pub fn row(&mut self) -> &mut Self {
+    pub(crate) fn row(&mut self) -> &mut Self {
         self.rows.push(Vec::new());
         self
     }
 
     /// Adds a cell to the row that was started last.
-    pub fn cell(&mut self, text: impl Into<String>) -> &mut Self {
+    pub(crate) fn cell(&mut self, text: impl Into<String>) -> &mut Self {
         self.push(text.into(), None)
     }
 
     /// Adds a coloured cell to the row that was started last.
-    pub fn toned(&mut self, tone: Tone, text: impl Into<String>) -> &mut Self {
+    pub(crate) fn toned(&mut self, tone: Tone, text: impl Into<String>) -> &mut Self {
         self.push(text.into(), Some(tone))
     }
 
@@ -49,7 +49,7 @@ impl Table {
     }
 
     /// The lines, indented by two, without a last line end.
-    pub fn render(&self, paint: Paint) -> String {
+    pub(crate) fn render(&self, paint: Paint) -> String {
         let mut widths: Vec<usize> = self.head.iter().map(|text| text.chars().count()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {

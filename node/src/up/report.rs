@@ -9,7 +9,7 @@ use crate::terminal::{self, Paint, Tone};
 
 /// Tells each change once.
 #[derive(Debug)]
-pub struct Report {
+pub(crate) struct Report {
     json: bool,
     http: String,
     join: String,
@@ -26,7 +26,7 @@ enum Told {
 
 impl Report {
     /// Text for people, or JSON lines.
-    pub fn new(json: bool, http: String, join: String) -> Self {
+    pub(crate) fn new(json: bool, http: String, join: String) -> Self {
         Self {
             json,
             http,
@@ -37,7 +37,7 @@ impl Report {
     }
 
     /// The node is there.
-    pub fn started(
+    pub(crate) fn started(
         &self,
         name: &str,
         cluster: &str,
@@ -59,7 +59,7 @@ impl Report {
     }
 
     /// Tells what changed since the last call.
-    pub fn update(&mut self, status: &Status) -> std::io::Result<()> {
+    pub(crate) fn update(&mut self, status: &Status) -> std::io::Result<()> {
         let now = match (status.state, &status.plan) {
             (State::Ready, Some(plan)) => Told::Ready {
                 plan: plan.id.clone(),
@@ -83,7 +83,7 @@ impl Report {
     }
 
     /// The node says goodbye.
-    pub fn leaving(&self) -> std::io::Result<()> {
+    pub(crate) fn leaving(&self) -> std::io::Result<()> {
         let text = Paint::stdout().tone(Tone::Dim, "leaving; Ctrl-C again to leave at once");
         self.tell(&json!({"event": "leaving"}), &text)
     }
@@ -137,7 +137,7 @@ impl Report {
 }
 
 /// `layers 0..10 on a, 10..20 on b, 20..30 on c`.
-pub fn split(plan: &PlanView) -> String {
+pub(crate) fn split(plan: &PlanView) -> String {
     let stages: Vec<String> = plan
         .stages
         .iter()
