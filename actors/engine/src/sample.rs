@@ -4,7 +4,11 @@
 //! replayed position gives the same token whatever happened in between. Keeps
 //! no state and knows no text.
 
+mod exp;
+
 use std::cmp::Ordering;
+
+use exp::{exp, sum_of_exp};
 
 /// How tokens are chosen.
 ///
@@ -95,10 +99,13 @@ pub fn sample(
         .iter()
         .find(|(penalised, _)| *penalised == token)
         .map_or(logits[token as usize], |(_, logit)| *logit);
-    Sampled {
-        token,
-        logprob: (f64::from(original) - normaliser) as f32,
-    }
+    let logprob = if normaliser.is_finite() {
+        (f64::from(original) - normaliser) as f32
+    } else {
+        // Logits without a distribution: the choice was forced.
+        0.0
+    };
+    Sampled { token, logprob }
 }
 
 /// The last `window` tokens, each once.
@@ -138,9 +145,10 @@ fn draw(logits: &[f32], params: &SamplerParams, position: u32) -> u32 {
     if !top.is_finite() {
         return best(logits);
     }
-    let temperature = f64::from(params.temperature);
-    let weight = |logit: f32| (f64::from(logit - top) / temperature).exp();
-    let candidates = candidates(logits, params, &weight);
+    let scale = 1.0 / params.temperature;
+    let weight = |logit: f32| f64::from(exp((logit - top) * scale));
+    let total = |logits: &[f32]| sum_of_exp(logits, top, scale);
+    let candidates = candidates(logits, params, &weight, &total);
     let total: f64 = candidates.iter().map(|c| weight(c.logit)).sum();
     let mut left = uniform(params.seed, position) * total;
     for candidate in &candidates {
@@ -153,11 +161,13 @@ fn draw(logits: &[f32], params: &SamplerParams, position: u32) -> u32 {
     candidates.last().map_or(best(logits), |c| c.token)
 }
 
-/// The tokens that top-k, top-p and min-p leave, most probable first. Never empty.
+/// The tokens that top-k, top-p and min-p leave: the most probable first if any are left
+/// out, else by id. Never empty.
 fn candidates(
     logits: &[f32],
     params: &SamplerParams,
     weight: &dyn Fn(f32) -> f64,
+    total: &dyn Fn(&[f32]) -> f64,
 ) -> Vec<Candidate> {
     let floor = f64::from(params.min_p.clamp(0.0, 1.0));
     let mut all: Vec<Candidate> = (0u32..)
@@ -170,8 +180,11 @@ fn candidates(
     };
     let top_p = f64::from(params.top_p);
     if top_p >= 1.0 {
-        sort_first(&mut all, keep);
-        all.truncate(keep);
+        // Unsorted when everything stays: a draw needs an order, not this one.
+        if keep < all.len() {
+            sort_first(&mut all, keep);
+            all.truncate(keep);
+        }
     } else {
         // What top-p is a share of: the weight that top-k left.
         let total: f64 = if keep < all.len() {
@@ -179,7 +192,7 @@ fn candidates(
             all.truncate(keep);
             all.iter().map(|c| weight(c.logit)).sum()
         } else {
-            all.iter().map(|c| weight(c.logit)).sum()
+            total(logits)
         };
         truncate_to_share(&mut all, top_p.max(0.0) * total, weight);
     }
@@ -221,14 +234,13 @@ fn sort_first(all: &mut [Candidate], count: usize) {
     all[..count].sort_unstable_by(order);
 }
 
-/// ln(sum(exp(logits))), in f64 and in the order of the ids.
+/// ln(sum(exp(logits))).
 fn log_sum_exp(logits: &[f32]) -> f64 {
-    let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if !top.is_finite() {
-        return top;
+        return f64::from(top);
     }
-    let sum: f64 = logits.iter().map(|&x| (f64::from(x) - top).exp()).sum();
-    top + sum.ln()
+    f64::from(top) + sum_of_exp(logits, top, 1.0).ln()
 }
 
 /// A number in [0, 1) that depends on nothing but `seed` and `position`.

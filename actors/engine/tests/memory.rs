@@ -1,6 +1,13 @@
 //! What a shard costs in resident memory. Alone in its process, because it
 //! reads the process's own figure; says so when there is no model or no Linux.
 
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test reports and stops"
+)]
+
 use std::sync::Arc;
 
 use cairn_engine::{Batch, BatchSpan, Input, LogitRows, ModelFile, Shard, ShardOptions};

@@ -1,6 +1,12 @@
 //! The engine on a real model file, SmolLM2-135M-Instruct Q4_1, named by
 //! `CAIRN_TEST_MODEL`; each test says so when it is absent.
 
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test reports and stops"
+)]
+
 use std::ops::Range;
 use std::sync::Arc;
 

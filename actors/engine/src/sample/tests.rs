@@ -30,17 +30,23 @@ fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
 
 #[test]
 fn greedy_takes_the_largest_and_the_lowest_id_of_equals() {
-    let table: [(&[f32], u32); 6] = [
+    let table: [(&[f32], u32); 8] = [
         (&[0.0], 0),
         (&[1.0, 3.0, 2.0], 1),
         (&[3.0, 1.0, 3.0], 0),
         (&[f32::NAN, -1.0, f32::NEG_INFINITY], 1),
         (&[f32::NAN, f32::NAN], 0),
         (&[f32::NEG_INFINITY, -1e30], 1),
+        (&[f32::NEG_INFINITY; 3], 0),
+        (&[0.0, f32::INFINITY], 1),
     ];
     for (logits, token) in table {
         let sampled = sample(&mut logits.to_vec(), &params(0.0), 0, &[]);
         assert_eq!(sampled.token, token, "{logits:?}");
+        assert!(sampled.logprob <= 0.0, "{logits:?}: {sampled:?}");
+        let drawn = sample(&mut logits.to_vec(), &params(1e-6), 0, &[]).token;
+        let equals = logits[drawn as usize] == logits[token as usize] || logits[0].is_nan();
+        assert!(equals, "{logits:?}: {drawn}");
     }
 }
 
@@ -85,89 +91,28 @@ fn draws_follow_the_distribution() {
 fn truncation_keeps_what_it_says() {
     // Probabilities 0.4, 0.3, 0.2, 0.1.
     let logits: Vec<f32> = [0.2f32, 0.4, 0.1, 0.3].iter().map(|p| p.ln()).collect();
-    let base = params(1.0);
-    let table = [
-        (
-            SamplerParams {
-                top_k: 1,
-                ..base.clone()
-            },
-            vec![1],
-        ),
-        (
-            SamplerParams {
-                top_k: 3,
-                ..base.clone()
-            },
-            vec![0, 1, 3],
-        ),
-        (
-            SamplerParams {
-                top_k: 99,
-                ..base.clone()
-            },
-            vec![0, 1, 2, 3],
-        ),
-        (
-            SamplerParams {
-                top_p: 0.0,
-                ..base.clone()
-            },
-            vec![1],
-        ),
-        (
-            SamplerParams {
-                top_p: 0.39,
-                ..base.clone()
-            },
-            vec![1],
-        ),
-        (
-            SamplerParams {
-                top_p: 0.65,
-                ..base.clone()
-            },
-            vec![1, 3],
-        ),
-        (
-            SamplerParams {
-                top_p: 0.95,
-                ..base.clone()
-            },
-            vec![0, 1, 2, 3],
-        ),
+    // (top_k, top_p, min_p, tokens that remain)
+    let table: [(u32, f32, f32, &[usize]); 11] = [
+        (1, 1.0, 0.0, &[1]),
+        (3, 1.0, 0.0, &[0, 1, 3]),
+        (99, 1.0, 0.0, &[0, 1, 2, 3]),
+        (0, 0.0, 0.0, &[1]),
+        (0, 0.39, 0.0, &[1]),
+        (0, 0.65, 0.0, &[1, 3]),
+        (0, 0.95, 0.0, &[0, 1, 2, 3]),
         // Of the best two, 0.4 is more than half: top-p counts what top-k left.
-        (
-            SamplerParams {
-                top_k: 2,
-                top_p: 0.5,
-                ..base.clone()
-            },
-            vec![1],
-        ),
-        (
-            SamplerParams {
-                min_p: 0.6,
-                ..base.clone()
-            },
-            vec![1, 3],
-        ),
-        (
-            SamplerParams {
-                min_p: 1.0,
-                ..base.clone()
-            },
-            vec![1],
-        ),
-        (
-            SamplerParams {
-                min_p: 0.01,
-                ..base
-            },
-            vec![0, 1, 2, 3],
-        ),
+        (2, 0.5, 0.0, &[1]),
+        (0, 1.0, 0.6, &[1, 3]),
+        (0, 1.0, 1.0, &[1]),
+        (0, 1.0, 0.01, &[0, 1, 2, 3]),
     ];
-    for (params, kept) in table {
+    for (top_k, top_p, min_p, kept) in table {
+        let params = SamplerParams {
+            top_k,
+            top_p,
+            min_p,
+            ..params(1.0)
+        };
         let drawn = histogram(&logits, &params, 2000);
         let seen: Vec<usize> = (0..4).filter(|&token| drawn[token] > 0.0).collect();
         assert_eq!(seen, kept, "{params:?}");
@@ -229,7 +174,7 @@ fn known_draws_stay() {
     let drawn: Vec<u32> = (0..8)
         .map(|position| sample(&mut logits.clone(), &params, position, &[]).token)
         .collect();
-    assert_eq!(drawn, [43, 66, 24, 17, 89, 96, 56, 54]);
+    assert_eq!(drawn, [34, 94, 43, 97, 27, 89, 75, 8]);
 }
 
 proptest! {
@@ -264,8 +209,9 @@ proptest! {
         let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
         let params = SamplerParams { top_k, top_p, min_p, ..params(1.0) };
         let top = logits[best(&logits) as usize];
-        let weight = |logit: f32| f64::from(logit - top).exp();
-        let ours: Vec<u32> = candidates(&logits, &params, &weight).iter().map(|c| c.token).collect();
+        let weight = |logit: f32| f64::from(exp(logit - top));
+        let total = |logits: &[f32]| sum_of_exp(logits, top, 1.0);
+        let ours: Vec<u32> = candidates(&logits, &params, &weight, &total).iter().map(|c| c.token).collect();
 
         let mut sorted: Vec<u32> = (0..logits.len() as u32).collect();
         sorted.sort_by(|&a, &b| {
@@ -285,6 +231,11 @@ proptest! {
             }
         }
         kept.retain(|&t| weight(logits[t as usize]) >= f64::from(min_p));
+        let mut ours = ours;
+        if top_p >= 1.0 && (top_k == 0 || top_k as usize >= logits.len()) {
+            // Nothing was left out by rank, so nothing was sorted.
+            ours.sort_by_key(|t| sorted.iter().position(|s| s == t));
+        }
         // The two sums add in different orders, so the last one may differ at the very edge.
         let shorter = ours.len().min(kept.len());
         prop_assert_eq!(&ours[..shorter], &kept[..shorter]);

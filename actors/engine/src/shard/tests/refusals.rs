@@ -234,3 +234,14 @@ fn memory_counts_open_sequences() {
     shard.close(slot);
     assert_eq!(shard.memory().kv_bytes, 0);
 }
+
+#[test]
+fn everything_may_move_to_the_compute_thread() {
+    fn moves<T: Send + 'static>() {}
+    moves::<Shard>();
+    moves::<Arc<ModelFile>>();
+    moves::<crate::Tokenizer>();
+    moves::<crate::DecodeStream>();
+    moves::<crate::ChatTemplate>();
+    moves::<EngineError>();
+}
