@@ -280,3 +280,8 @@ where
     let archived = rkyv::access::<A, Failure>(raw.header()).map_err(|_| Violation::Archive)?;
     rkyv::deserialize::<T, Failure>(archived).map_err(|_| Violation::Archive)
 }
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+pub(crate) mod tests;

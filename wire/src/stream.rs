@@ -141,3 +141,6 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         self.stream.close().await
     }
 }
+
+#[cfg(test)]
+mod tests;

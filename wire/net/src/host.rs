@@ -165,7 +165,7 @@ impl Host {
                 self.on_listening(&address);
                 if let Some(listening) = listening.take() {
                     // The caller may have stopped waiting.
-                    let _ = listening.send(());
+                    listening.send(()).ok();
                 }
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {

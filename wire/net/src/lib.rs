@@ -107,14 +107,14 @@ fn start_version(config: Config, sink: Sink, version: u32) -> Result<Net, StartE
                 let tell = async {
                     drop(tokio::time::timeout(LISTENING_TIMEOUT, is_listening).await);
                     // The caller waits for exactly this.
-                    let _ = up.send(());
+                    up.send(()).ok();
                 };
                 tokio::join!(run, tell);
             });
         })
         .map_err(|source| system("a thread", source))?;
     // An error means that the thread has ended already, which dropping will tell.
-    let _ = is_up.recv();
+    is_up.recv().ok();
     Ok(Net {
         shared,
         commands,
@@ -187,7 +187,7 @@ impl Net {
             return;
         };
         // The thread may have ended by itself.
-        let _ = stop.send(());
+        stop.send(()).ok();
         if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
             tracing::error!("the network thread panicked");
         }

@@ -70,6 +70,13 @@ impl Roster {
         Some(Arc::clone(&linked.link))
     }
 
+    /// Whether there is a link or an attempt.
+    pub(crate) fn knows(&self, peer: &NodeId) -> bool {
+        self.peers
+            .get(peer)
+            .is_some_and(|peer| peer.linked.is_some() || peer.attempt.is_some())
+    }
+
     pub(crate) fn has_links(&self) -> bool {
         self.peers.values().any(|peer| peer.linked.is_some())
     }
@@ -201,7 +208,7 @@ impl Peer {
 
 fn end(stop: Stop, cause: Cause) {
     // A task that does not listen any more is ending already.
-    let _ = stop.send(cause);
+    stop.send(cause).ok();
 }
 
 #[cfg(test)]

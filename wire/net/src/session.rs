@@ -71,12 +71,17 @@ pub(crate) struct Session {
 enum Broken {
     /// With a name, to be reported.
     Refused(Refusal),
+    /// The peer ended it without a word.
+    HungUp,
     /// In favour of another attempt at the same pair: nothing to report.
     Yielded,
 }
 
 impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Self {
+        if is_hang_up(&error) {
+            return Broken::HungUp;
+        }
         Broken::Refused(Refusal::NotCairn {
             detail: error.to_string(),
         })
@@ -106,6 +111,7 @@ impl Session {
             _ = &mut stopped => Err(Broken::Yielded),
             outcome = handshake => outcome.unwrap_or(Err(Broken::Refused(Refusal::Silent))),
         };
+        let outcome = outcome.map_err(|broken| self.settle(broken));
         let cause = match outcome {
             Ok((link, outbox)) => {
                 tokio::select! {
@@ -115,7 +121,6 @@ impl Session {
                 }
             }
             Err(broken) => {
-                self.shared.roster().forget(self.peer, self.connection);
                 if let Broken::Refused(reason) = broken {
                     self.shared.emit(Event::Refused {
                         peer: Some(self.peer),
@@ -135,6 +140,20 @@ impl Session {
                 peer: self.peer,
                 cause,
             });
+        }
+    }
+
+    /// Ends this attempt in the roster and tells a peer that gave it up, for
+    /// another attempt at the same pair, from one that broke off.
+    fn settle(&self, broken: Broken) -> Broken {
+        let mut roster = self.shared.roster();
+        roster.forget(self.peer, self.connection);
+        match broken {
+            Broken::HungUp if roster.knows(&self.peer) => Broken::Yielded,
+            Broken::HungUp => Broken::Refused(Refusal::NotCairn {
+                detail: "it hung up during the handshake".to_owned(),
+            }),
+            broken @ (Broken::Refused(_) | Broken::Yielded) => broken,
         }
     }
 
@@ -188,7 +207,11 @@ impl Session {
         control: &mut Stream,
         data: &mut Stream,
     ) -> Result<(Arc<Link>, Outbox), Broken> {
-        let theirs = self.expect_hello(control).await?;
+        let theirs = match self.expect_hello(control).await {
+            // A dialler that finds itself linked by then says nothing at all.
+            Err(Broken::HungUp) => return Err(Broken::Yielded),
+            theirs => theirs?,
+        };
         let ours = self.credentials.hello()?;
         Message::Hello(ours.clone()).write(control).await?;
         let agreed = self.agree(control, ours, theirs).await?;
@@ -466,18 +489,23 @@ async fn linger(stream: &mut Stream) -> io::Result<()> {
     Ok(())
 }
 
-/// A process that dies resets its connections or ends them: both are the peer's doing.
 fn ended(error: ReadError) -> Cause {
     match error {
         ReadError::Violation(violation) => Cause::Violation(violation),
         ReadError::Closed => Cause::There,
-        ReadError::Io(error) => match error.kind() {
-            io::ErrorKind::ConnectionReset
+        ReadError::Io(error) if is_hang_up(&error) => Cause::There,
+        ReadError::Io(error) => Cause::Broken(error.to_string()),
+    }
+}
+
+/// A process that dies resets its connections or ends them: both are the peer's doing.
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::UnexpectedEof
             | io::ErrorKind::WriteZero
-            | io::ErrorKind::ConnectionAborted => Cause::There,
-            _ => Cause::Broken(error.to_string()),
-        },
-    }
+    )
 }
