@@ -80,12 +80,14 @@ impl<'r> Costs<'r> {
             decode: devices
                 .iter()
                 .map(|device| {
-                    prefix(layers.iter().map(|layer| {
+                    let mut sums = prefix(layers.iter().map(|layer| {
                         let weights = layer.active_bytes.unwrap_or(layer.weight_bytes);
                         let cache = layer.kv_bytes_per_token.saturating_mul(read);
                         let bytes = weights.saturating_add(cache);
                         nanos(bytes, device.decode_bytes_per_second)
-                    }))
+                    }));
+                    sums.iter_mut().for_each(|sum| *sum = (*sum).min(NEVER));
+                    sums
                 })
                 .collect(),
             links: Links::new(request, &devices),
@@ -204,14 +206,12 @@ impl<'r> Costs<'r> {
 
     /// One decode row of one stream through a stage.
     pub(crate) fn decode_nanos(&self, device: Index, layers: &Range<usize>) -> u64 {
-        let model = &self.request.model;
-        let speed = self.devices[device].decode_bytes_per_second;
         let mut time = self.decode[device][layers.end] - self.decode[device][layers.start];
         if layers.start == 0 {
-            time += nanos(model.embedding.decode_bytes, speed);
+            time += self.embedding_nanos(device);
         }
         if layers.end == self.layer_count {
-            time += nanos(model.head.decode_bytes, speed);
+            time += self.head_nanos(device);
         }
         time.min(NEVER)
     }
@@ -272,6 +272,19 @@ impl<'r> Costs<'r> {
             macs.saturating_mul(rows),
             machine.prefill_macs_per_second,
         ))
+    }
+
+    /// Prefix sums over layers of one decode row's time on a device, ends left out.
+    pub(crate) fn decode_sums(&self, device: Index) -> &[u64] {
+        &self.decode[device]
+    }
+
+    /// The embedding of one row.
+    pub(crate) fn embedding_nanos(&self, device: Index) -> u64 {
+        nanos(
+            self.request.model.embedding.decode_bytes,
+            self.devices[device].decode_bytes_per_second,
+        )
     }
 
     /// The head on the one row of a prompt that is sampled from.
@@ -343,7 +356,11 @@ impl<'r> Costs<'r> {
 
 /// Time for `amount` at `per_second`, rounded up, capped at [`NEVER`].
 pub(crate) fn nanos(amount: u64, per_second: u64) -> u64 {
-    let exact = (u128::from(amount) * 1_000_000_000).div_ceil(u128::from(per_second.max(1)));
+    let per_second = per_second.max(1);
+    if let Some(scaled) = amount.checked_mul(1_000_000_000) {
+        return scaled.div_ceil(per_second).min(NEVER);
+    }
+    let exact = (u128::from(amount) * 1_000_000_000).div_ceil(u128::from(per_second));
     u64::try_from(exact).map_or(NEVER, |nanos| nanos.min(NEVER))
 }
 

@@ -5,6 +5,7 @@
 
 mod alike;
 mod any;
+mod measure;
 
 pub(crate) use any::DEVICE_COUNT_MAX;
 
@@ -125,7 +126,7 @@ pub(crate) fn cover(limits: &Limits<'_, '_>, allowed: &[Index], steps: &mut u64)
 }
 
 /// Steps for a question about memory alone.
-const MEMORY_STEPS: u64 = 20_000;
+const MEMORY_STEPS: u64 = 1_000_000;
 
 /// Any plan that fits into memory.
 pub(crate) fn by_memory(costs: &Costs<'_>) -> Option<Vec<Cut>> {

@@ -11,6 +11,7 @@ mod cover;
 mod device;
 mod fault;
 mod forecast;
+mod hash;
 mod optimal;
 mod plan;
 mod reason;

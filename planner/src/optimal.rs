@@ -5,7 +5,7 @@
 mod bound;
 mod counts;
 mod form;
-mod hash;
+mod improve;
 mod latency;
 mod order;
 mod relax;
@@ -18,6 +18,12 @@ use crate::cost::{Costs, Cut, Index, NEVER};
 use crate::cover::{self, DEVICE_COUNT_MAX};
 use crate::request::Objective;
 use crate::shares::{self, Weight};
+
+/// Elementary operations that go into bettering a plan: before a search, for each
+/// device, because a small cluster is searched through faster; and after a search that
+/// did not end.
+const WORK_BEFORE: u64 = 100_000;
+const WORK_AFTER: u64 = 50_000_000;
 
 /// A plan, and what no plan can beat.
 pub(crate) struct Found {
@@ -38,46 +44,72 @@ pub(crate) fn search(costs: &Costs<'_>) -> Option<Found> {
 }
 
 fn least_latency(costs: &Costs<'_>, seed: Vec<Cut>, steps: &mut u64) -> Found {
-    let whole = single_nanos(costs);
     let relaxed = counts::least(costs);
     let split = relaxed.as_ref().map_or(NEVER, |relaxed| relaxed.nanos);
     let mut best = seed;
-    if let Some(relaxed) = &relaxed
-        && let Some(cuts) = lay_out(costs, &relaxed.counts)
-    {
-        best = better(costs, best, cuts);
+    if let Some(relaxed) = &relaxed {
+        let counted = lay_out(costs, &relaxed.counts)
+            .or_else(|| order::best_cuts(costs, &with_spares(costs, &relaxed.counts)));
+        if let Some(cuts) = counted {
+            best = better(costs, best, cuts);
+        }
     }
-    let lower = whole.min(split);
-    if costs.latency_nanos(&best) <= lower {
-        return Found {
-            cuts: best,
-            lower_bound_nanos: lower,
-        };
+    let mut lower = single_nanos(costs).min(split);
+    if costs.latency_nanos(&best) > lower {
+        let work = WORK_BEFORE * costs.devices.len() as u64;
+        best = improve::improve(costs, best, work.min(WORK_AFTER));
+        let (searched, bound) = search_latency(costs, best, steps);
+        best = searched;
+        lower = lower.max(bound);
     }
+    if costs.latency_nanos(&best) > lower {
+        best = improve::improve(costs, best, WORK_AFTER);
+    }
+    Found {
+        lower_bound_nanos: lower.min(costs.latency_nanos(&best)),
+        cuts: best,
+    }
+}
+
+/// The better of a plan and what the search finds, and the bound that it proves.
+fn search_latency(costs: &Costs<'_>, best: Vec<Cut>, steps: &mut u64) -> (Vec<Cut>, u64) {
     let devices = worth_searching(costs);
     let ends: Vec<Vec<usize>> = devices
         .iter()
         .map(|device| {
-            (0..costs.layer_count)
-                .map(|start| costs.reach(*device, start))
-                .collect()
+            let reaches = (0..costs.layer_count).map(|start| costs.reach(*device, start));
+            reaches.collect()
         })
         .collect();
     let known = costs.latency_nanos(&best);
-    let outcome = latency::Search::new(costs, &devices, &ends, known).run(steps);
-    if let Some(cuts) = outcome.better {
-        best = better(costs, best, cuts);
-    }
-    let searched = if devices.len() == costs.devices.len() {
+    let outcome = latency::Search::new(costs, &devices, &ends, known, steps).run();
+    let bound = if devices.len() == costs.devices.len() {
         outcome.lower_bound_nanos
     } else {
         0
     };
-    let nanos = costs.latency_nanos(&best);
-    Found {
-        cuts: best,
-        lower_bound_nanos: lower.max(searched).min(nanos),
+    match outcome.better {
+        Some(cuts) => (better(costs, best, cuts), bound),
+        None => (best, bound),
     }
+}
+
+/// The counted devices and some fast ones besides, for when the counts do not quite fit.
+fn with_spares(costs: &Costs<'_>, counts: &[(Index, usize)]) -> Vec<Index> {
+    let counted: Vec<Index> = counts.iter().map(|(device, _)| *device).collect();
+    let mut spares: Vec<Index> = (0..costs.devices.len())
+        .filter(|device| !counted.contains(device))
+        .collect();
+    spares.sort_by_key(|device| {
+        let speed = costs.devices[*device].decode_bytes_per_second;
+        (std::cmp::Reverse(speed), *device)
+    });
+    spares.truncate(counted.len() + 4);
+    let (last, before) = counted
+        .split_last()
+        .expect("a split has two stages or more");
+    let order = before.iter().chain(&spares).chain([last]);
+    order.copied().collect()
 }
 
 fn better(costs: &Costs<'_>, left: Vec<Cut>, right: Vec<Cut>) -> Vec<Cut> {

@@ -121,3 +121,6 @@ impl Drift {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,7 +113,7 @@ pub struct Request {
 }
 
 /// Enough to close the proof on home clusters, and about a second at the most.
-pub const SEARCH_STEPS: u64 = 400_000;
+pub const SEARCH_STEPS: u64 = 10_000_000;
 
 impl Request {
     /// A request with the defaults of a home cluster: optimal latency of one stream

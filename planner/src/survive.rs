@@ -215,3 +215,6 @@ pub(crate) fn narrow(layers: &Range<usize>) -> Range<u32> {
     let narrow = |layer: usize| u32::try_from(layer).expect("layers are counted in u32: checked");
     narrow(layers.start)..narrow(layers.end)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,13 @@
 //! whoever got further can do all that the other can.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
+use super::measure::Measure;
 use super::{Answer, Limits};
 use crate::cost::{Cut, Index};
+use crate::hash::Mixer;
 use crate::twins::Twins;
 
 /// Whether busy links bar a pair of neighbours.
@@ -27,13 +30,12 @@ struct Search<'s, 'a, 'r> {
     steps: &'s mut u64,
     /// `ends[place][start]`, for places in `allowed`.
     ends: Vec<Vec<usize>>,
-    /// Places by the most layers they can take anywhere, with that number.
-    widest: Vec<(usize, usize)>,
-    /// Places by the most bytes they can take anywhere, with that number.
-    heaviest: Vec<(u64, usize)>,
+    /// Measures of layers by which a cover may be seen to be impossible.
+    measures: Vec<Measure>,
     twins: Twins,
     /// Furthest layer reached, or every layer reached where links matter.
-    seen: BTreeMap<(u128, usize, usize), usize>,
+    // A hash map whose order is never looked at, so it cannot make a plan depend on it.
+    seen: HashMap<(u128, u16, u16), u16, BuildHasherDefault<Mixer>>,
     path: Vec<Cut>,
 }
 
@@ -45,26 +47,21 @@ pub(super) fn cover(
 ) -> Answer {
     let ends: Vec<Vec<usize>> = allowed.iter().map(|device| ends(limits, *device)).collect();
     let costs = limits.costs;
-    let mut widest: Vec<(usize, usize)> = Vec::new();
-    let mut heaviest: Vec<(u64, usize)> = Vec::new();
-    for (place, ends) in ends.iter().enumerate() {
-        let ranges = || ends.iter().enumerate().map(|(start, end)| start..*end);
-        widest.push((ranges().map(|range| range.len()).max().unwrap_or(0), place));
-        let bytes = |range| costs.layer_bytes(&range);
-        heaviest.push((ranges().map(bytes).max().unwrap_or(0), place));
-    }
-    widest.sort_by_key(|entry| Reverse(*entry));
-    heaviest.sort_by_key(|entry| Reverse(*entry));
+    let layers = costs.layer_count;
+    let bytes = (0..layers).map(|layer| costs.layer_bytes(&(layer..layer + 1)));
+    let measures = vec![
+        Measure::new(vec![1; layers], &ends),
+        Measure::new(bytes.collect(), &ends),
+    ];
     let mut search = Search {
         limits,
         allowed,
         links,
         steps,
         ends,
-        widest,
-        heaviest,
+        measures,
         twins: Twins::none(),
-        seen: BTreeMap::new(),
+        seen: HashMap::default(),
         path: Vec::new(),
     };
     if !search.may_reach(0, 0, limits.stage_max()) {
@@ -73,7 +70,12 @@ pub(super) fn cover(
     if let Some(cuts) = search.greedy() {
         return Answer::Found(cuts);
     }
-    if allowed.len() > DEVICE_COUNT_MAX {
+    let tuned = Measure::tuned(&search.measures[1], &search.ends, limits.stage_max());
+    search.measures.push(tuned);
+    if !search.may_reach(0, 0, limits.stage_max()) {
+        return Answer::Impossible;
+    }
+    if allowed.len() > DEVICE_COUNT_MAX || *search.steps == 0 {
         return Answer::Unknown;
     }
     search.twins = Twins::among(costs, allowed);
@@ -103,31 +105,10 @@ fn ends(limits: &Limits<'_, '_>, device: Index) -> Vec<usize> {
 }
 
 impl Search<'_, '_, '_> {
-    /// Whether the unused devices could take the rest if layers could be picked freely.
+    /// Whether no measure rules out that the unused devices take the rest.
     fn may_reach(&self, used: u128, start: usize, stages: usize) -> bool {
-        let unused = |place: &usize| *place >= DEVICE_COUNT_MAX || used & (1 << *place) == 0;
-        let mut layers = self.limits.costs.layer_count - start;
-        for (width, _) in self
-            .widest
-            .iter()
-            .filter(|entry| unused(&entry.1))
-            .take(stages)
-        {
-            layers = layers.saturating_sub(*width);
-        }
-        let mut bytes = self
-            .limits
-            .costs
-            .layer_bytes(&(start..self.limits.costs.layer_count));
-        for (weight, _) in self
-            .heaviest
-            .iter()
-            .filter(|entry| unused(&entry.1))
-            .take(stages)
-        {
-            bytes = bytes.saturating_sub(*weight);
-        }
-        layers == 0 && bytes == 0
+        let mut measures = self.measures.iter();
+        measures.all(|measure| measure.may_reach(used, start, stages))
     }
 
     /// Whoever gets furthest by bytes goes next, a few different devices first in turn.
@@ -176,7 +157,8 @@ impl Search<'_, '_, '_> {
         {
             return false;
         }
-        *self.steps -= 1;
+        let price = 16 + 4 * self.allowed.len() as u64;
+        *self.steps = self.steps.saturating_sub(price);
         let mut next: Vec<(usize, usize)> = (0..self.allowed.len())
             .filter(|place| used & (1 << place) == 0)
             .filter(|place| self.twins.is_next(*place, used))
@@ -214,13 +196,14 @@ impl Search<'_, '_, '_> {
     /// Notes a state; false when as good a one was there before. Where links matter, a
     /// device may be needed as a bridge, so getting further is not always better.
     fn is_news(&mut self, used: u128, place: usize, end: usize) -> bool {
+        let reached = end as u16;
         let key = match self.links {
             Links::Ignored => (used, 0, 0),
-            Links::Respected => (used, place, end),
+            Links::Respected => (used, place as u16, end as u16),
         };
-        let before = self.seen.insert(key, end);
+        let before = self.seen.insert(key, reached);
         match before {
-            Some(before) if before >= end => {
+            Some(before) if before >= reached => {
                 self.seen.insert(key, before);
                 false
             }

@@ -11,10 +11,10 @@ use std::hash::BuildHasherDefault;
 
 use super::bound::Bound;
 use super::form::{Form, Forms};
-use super::hash::Mixer;
 use super::relax::{Relaxation, Relaxed};
 use crate::cost::{Costs, Cut, Index};
 use crate::cover::DEVICE_COUNT_MAX;
+use crate::hash::Mixer;
 use crate::twins::Twins;
 
 /// What is left to say after a search.
@@ -59,6 +59,8 @@ pub(super) struct Search<'s, 'r> {
     cheapest: HashMap<Key, u64, BuildHasherDefault<Mixer>>,
     best: u64,
     best_node: Option<u32>,
+    /// Counted down; the search ends at zero.
+    steps: &'s mut u64,
 }
 
 impl<'s, 'r> Search<'s, 'r> {
@@ -69,6 +71,7 @@ impl<'s, 'r> Search<'s, 'r> {
         devices: &'s [Index],
         ends: &'s [Vec<usize>],
         best: u64,
+        steps: &'s mut u64,
     ) -> Self {
         assert!(devices.len() <= DEVICE_COUNT_MAX);
         let relaxed = Relaxation::new(costs, devices, ends).ascend(best);
@@ -86,21 +89,22 @@ impl<'s, 'r> Search<'s, 'r> {
             cheapest: HashMap::default(),
             best: met.unwrap_or(best).min(best),
             best_node: None,
+            steps,
         }
     }
 
-    pub(super) fn run(mut self, steps: &mut u64) -> Outcome {
+    pub(super) fn run(mut self) -> Outcome {
         let root = self.relaxed.bound_nanos;
         let mut proven = root;
         if proven < self.best {
-            proven = proven.max(self.grow_root(steps));
+            proven = proven.max(self.grow_root());
         }
         while let Some(Reverse((bound, _, index))) = self.open.pop() {
             proven = bound.max(root);
             if bound >= self.best {
                 break;
             }
-            if *steps == 0 {
+            if *self.steps == 0 {
                 break;
             }
             let node = self.nodes[index as usize];
@@ -111,9 +115,9 @@ impl<'s, 'r> Search<'s, 'r> {
             {
                 continue;
             }
-            self.grow(node, index, steps);
+            self.grow(node, index);
         }
-        if self.open.is_empty() && proven < self.best && *steps > 0 {
+        if self.open.is_empty() && proven < self.best && *self.steps > 0 {
             proven = self.best;
         }
         Outcome {
@@ -125,7 +129,7 @@ impl<'s, 'r> Search<'s, 'r> {
         }
     }
 
-    fn grow_root(&mut self, steps: &mut u64) -> u64 {
+    fn grow_root(&mut self) -> u64 {
         let root = Node {
             used: 0,
             cost: 0,
@@ -137,12 +141,12 @@ impl<'s, 'r> Search<'s, 'r> {
             spare: self.relaxed.all_penalties(),
         };
         let bound = self.bound.rest_nanos(0, 0);
-        self.grow(root, ROOT, steps);
+        self.grow(root, ROOT);
         bound
     }
 
     /// Opens every stage that may follow a node.
-    fn grow(&mut self, node: Node, index: u32, steps: &mut u64) {
+    fn grow(&mut self, node: Node, index: u32) {
         let start = usize::from(node.end);
         for place in 0..self.devices.len() {
             if node.used & (1 << place) != 0 || !self.twins.is_next(place, node.used) {
@@ -157,7 +161,9 @@ impl<'s, 'r> Search<'s, 'r> {
             for end in start + 1..=self.ends[place][start] {
                 self.open_stage(&node, index, place, end, node.cost + hop);
             }
-            *steps = steps.saturating_sub((self.ends[place][start] - start) as u64);
+            *self.steps = self
+                .steps
+                .saturating_sub((self.ends[place][start] - start) as u64);
         }
     }
 
@@ -203,6 +209,7 @@ impl<'s, 'r> Search<'s, 'r> {
         if route >= self.best {
             return;
         }
+        *self.steps = self.steps.saturating_sub(1 + self.devices.len() as u64 / 4);
         let bound = route.max(cost + self.bound.rest_nanos(end, child.used));
         if bound >= self.best {
             return;

@@ -12,10 +12,19 @@ pub(super) fn best_cuts(costs: &Costs<'_>, order: &[Index]) -> Option<Vec<Cut>> 
     let mut best = vec![NEVER; order.len() * width];
     let mut parents = vec![(0u32, 0u32); order.len() * width];
     let mut last: Option<(u64, usize)> = None;
+    // With alike links the cheapest way to a layer is all that a next stage asks for.
+    let alike = costs.links.are_alike();
+    let mut cheapest = vec![(NEVER, 0usize); width];
     for (place, device) in order.iter().enumerate() {
         for start in 0..layers {
             let (paid, parent) = if start == 0 {
                 (costs.enter_nanos(*device), place)
+            } else if alike {
+                let (before, parent) = cheapest[start];
+                (
+                    before + costs.links.hop_nanos(order[parent], *device),
+                    parent,
+                )
             } else {
                 let before = (0..place).map(|parent| {
                     let hop = costs.links.hop_nanos(order[parent], *device);
@@ -34,6 +43,9 @@ pub(super) fn best_cuts(costs: &Costs<'_>, order: &[Index]) -> Option<Vec<Cut>> 
                     parents[slot] = (start as u32, parent as u32);
                 }
             }
+        }
+        for end in 1..width {
+            cheapest[end] = cheapest[end].min((best[place * width + end], place));
         }
         // The way home from another first stage is judged when plans are compared.
         let home =

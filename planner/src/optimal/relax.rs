@@ -9,9 +9,9 @@ use crate::cost::{Costs, Cut, Index, NEVER};
 /// The penalties that gave the best bound, and the least costs to go under them.
 pub(super) struct Relaxed {
     penalties: Vec<u64>,
-    /// `[layer * devices + place]`: what is left to pay after `place` ended at `layer`,
-    /// penalties of later stages included.
-    to_go: Vec<u64>,
+    /// `[place][layer]`: what is left to pay after `place` ended at `layer`, penalties of
+    /// later stages included.
+    to_go: Vec<Vec<u64>>,
     /// No plan costs less.
     pub(super) bound_nanos: u64,
     /// The best plan met on the way.
@@ -20,9 +20,9 @@ pub(super) struct Relaxed {
 
 /// Elementary operations for all rounds together: a tenth of a second or so.
 const WORK_MAX: usize = 60_000_000;
-const ROUNDS_MAX: usize = 240;
+const ROUNDS_MAX: usize = 120;
 /// Rounds without a better bound before steps are halved.
-const PATIENCE: usize = 8;
+const PATIENCE: usize = 5;
 
 pub(super) struct Relaxation<'s, 'r> {
     costs: &'s Costs<'r>,
@@ -31,9 +31,9 @@ pub(super) struct Relaxation<'s, 'r> {
     penalties: Vec<u64>,
     /// `[layer * devices + place]`: the cost from `layer` on if `place` takes it.
     from: Vec<u64>,
-    to_go: Vec<u64>,
+    /// As in [`Relaxed`]; after the last layer, the head and the way home.
+    to_go: Vec<Vec<u64>>,
     hops: Vec<u64>,
-    leave: Vec<u64>,
 }
 
 impl<'s, 'r> Relaxation<'s, 'r> {
@@ -49,12 +49,18 @@ impl<'s, 'r> Relaxation<'s, 'r> {
                 false => costs.links.hop_nanos(from, to),
             })
             .collect();
-        let leave = devices
+        let layers = costs.layer_count;
+        let home = |device: &Index| {
+            let firsts = devices.iter().filter(|first| *first != device);
+            let times = firsts.map(|first| costs.leave_nanos(*device, *first));
+            costs.head_nanos(*device) + times.min().unwrap_or(0)
+        };
+        let to_go = devices
             .iter()
             .map(|device| {
-                let firsts = devices.iter().filter(|first| *first != device);
-                let times = firsts.map(|first| costs.leave_nanos(*device, *first));
-                times.min().unwrap_or(0)
+                let mut to_go = vec![NEVER; layers + 1];
+                to_go[layers] = home(device);
+                to_go
             })
             .collect();
         Self {
@@ -62,10 +68,9 @@ impl<'s, 'r> Relaxation<'s, 'r> {
             devices,
             ends,
             penalties: vec![0; count],
-            from: vec![NEVER; costs.layer_count * count],
-            to_go: vec![NEVER; (costs.layer_count + 1) * count],
+            from: vec![NEVER; layers * count],
+            to_go,
             hops,
-            leave,
         }
     }
 
@@ -108,7 +113,7 @@ impl<'s, 'r> Relaxation<'s, 'r> {
                 idle = 0;
                 halvings += 1;
             }
-            if bound >= best || halvings > 6 || !self.step(&route, best - bound, halvings) {
+            if bound >= best || halvings > 5 || !self.step(&route, best - bound, halvings) {
                 break;
             }
         }
@@ -130,7 +135,7 @@ impl<'s, 'r> Relaxation<'s, 'r> {
         let (count, layers) = (self.devices.len(), self.costs.layer_count);
         for start in (0..layers).rev() {
             for place in 0..count {
-                self.from[start * count + place] = self.stage(start, place).0;
+                self.from[start * count + place] = self.stage_nanos(start, place);
             }
             if start > 0 {
                 self.connect(start);
@@ -138,32 +143,53 @@ impl<'s, 'r> Relaxation<'s, 'r> {
         }
     }
 
-    /// The cheapest stage of a device from a layer on, what follows included: cost, end.
-    fn stage(&self, start: usize, place: usize) -> (u64, usize) {
-        let (count, layers) = (self.devices.len(), self.costs.layer_count);
+    /// The cheapest stage of a device from a layer on, what follows included.
+    fn stage_nanos(&self, start: usize, place: usize) -> u64 {
+        let end = self.ends[place][start];
+        let sums = self.costs.decode_sums(self.devices[place]);
+        let after = start + 1..end + 1;
+        let times = sums[after.clone()].iter().zip(&self.to_go[place][after]);
+        let split = times.map(|(sum, to_go)| sum + to_go).min();
+        let split = split.map_or(NEVER, |least| least - sums[start]);
         let device = self.devices[place];
-        let mut best = (NEVER, start);
-        for end in start + 1..=self.ends[place][start] {
-            let after = if end < layers {
-                self.to_go[end * count + place]
-            } else if start == 0 {
-                self.costs.leave_nanos(device, device)
-            } else {
-                self.leave[place]
+        let time = if start > 0 {
+            split
+        } else {
+            let embedding = self.costs.embedding_nanos(device);
+            // A whole model on one device goes home to its own first stage.
+            let home = self.costs.leave_nanos(device, device);
+            let whole = match end == self.costs.layer_count {
+                true => sums[end] + self.costs.head_nanos(device) + home,
+                false => NEVER,
             };
-            let cost = self.costs.decode_nanos(device, &(start..end)) + after;
-            best = best.min((cost, end));
-        }
-        (
-            best.0.saturating_add(self.penalties[place]).min(NEVER),
-            best.1,
-        )
+            split.min(whole) + embedding
+        };
+        (time + self.penalties[place]).min(NEVER)
+    }
+
+    /// Where that cheapest stage ends.
+    fn stage_end(&self, start: usize, place: usize) -> usize {
+        let layers = self.costs.layer_count;
+        let device = self.devices[place];
+        let ends = start + 1..=self.ends[place][start];
+        let cost = |end: &usize| {
+            let after = match (start, *end == layers) {
+                (0, true) => self.costs.leave_nanos(device, device),
+                (_, true) => self.to_go[place][layers] - self.costs.head_nanos(device),
+                (_, false) => self.to_go[place][*end],
+            };
+            (
+                self.costs.decode_nanos(device, &(start..*end)) + after,
+                *end,
+            )
+        };
+        ends.min_by_key(cost).unwrap_or(layers)
     }
 
     fn connect(&mut self, start: usize) {
         let count = self.devices.len();
         let row = start * count..(start + 1) * count;
-        let from = &self.from[row.clone()];
+        let from = &self.from[row];
         if self.costs.links.are_alike() && count > 1 {
             let hop = self.hops[1];
             let mut ranked: Vec<(u64, usize)> = from.iter().copied().zip(0..).collect();
@@ -171,14 +197,14 @@ impl<'s, 'r> Relaxation<'s, 'r> {
             let (first, second) = (ranked[0].min(ranked[1]), ranked[0].max(ranked[1]));
             for place in 0..count {
                 let next = if first.1 == place { second } else { first };
-                self.to_go[row.start + place] = (next.0 + hop).min(NEVER);
+                self.to_go[place][start] = (next.0 + hop).min(NEVER);
             }
             return;
         }
         for place in 0..count {
             let hops = &self.hops[place * count..(place + 1) * count];
             let costs = from.iter().zip(hops).map(|(from, hop)| from + hop);
-            self.to_go[row.start + place] = costs.min().unwrap_or(NEVER).min(NEVER);
+            self.to_go[place][start] = costs.min().unwrap_or(NEVER).min(NEVER);
         }
     }
 
@@ -202,7 +228,7 @@ impl<'s, 'r> Relaxation<'s, 'r> {
         let (mut cost, mut place) = self.first();
         let mut start = 0;
         while cost < NEVER {
-            let (_, end) = self.stage(start, place);
+            let end = self.stage_end(start, place);
             route.push((place, start..end));
             if end == layers {
                 break;
@@ -269,7 +295,7 @@ impl Relaxed {
     /// At least what is left to pay after `place` ended at `layer`, when the devices not
     /// in `used` may each be used once; `spare` is the sum of their penalties.
     pub(super) fn rest_nanos(&self, layer: usize, place: usize, spare: u64) -> u64 {
-        self.to_go[layer * self.penalties.len() + place].saturating_sub(spare)
+        self.to_go[place][layer].saturating_sub(spare)
     }
 
     /// The sum of penalties of all devices.

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How many instances each objective is tried on.
-const INSTANCES: u64 = 3000;
+const INSTANCES: u64 = 2000;
 
 #[test]
 fn latency_equals_brute_force() {

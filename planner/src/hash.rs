@@ -6,7 +6,7 @@ use std::hash::Hasher;
 
 /// Multiplies and rotates, word by word.
 #[derive(Default)]
-pub(super) struct Mixer(u64);
+pub(crate) struct Mixer(u64);
 
 /// An odd number near 2^64 over the golden ratio, which spreads neighbouring keys.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;

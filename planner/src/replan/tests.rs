@@ -1,0 +1,101 @@
+//! Noise must not move layers; a lasting gain must, once.
+
+use super::*;
+use crate::testing::{Dice, cluster, model};
+use crate::{Objective, Request, Strategy, plan};
+
+fn judge(gains_permille: impl IntoIterator<Item = u64>) -> Vec<usize> {
+    let mut history = Replan::default();
+    let mut moves = Vec::new();
+    for (place, gain) in gains_permille.into_iter().enumerate() {
+        let (after, decision) = should_replan(history, 1000, 1000 - gain, Margin::calm());
+        history = after;
+        if let Decision::Move { .. } = decision {
+            moves.push(place);
+        }
+    }
+    moves
+}
+
+#[test]
+fn noise_never_moves_a_layer() {
+    let mut dice = Dice::new(1);
+    // Up to 20 % apparent gain, but never for five judgements in a row.
+    let noise = (0..10_000).map(|place| if place % 5 == 4 { 0 } else { dice.below(200) });
+    assert_eq!(judge(noise), []);
+}
+
+#[test]
+fn a_small_gain_never_moves_a_layer() {
+    assert_eq!(judge([99; 1000]), []);
+}
+
+#[test]
+fn a_lasting_gain_moves_once_and_then_rests() {
+    let rest = Margin::calm().rest as usize;
+    let mut gains = vec![300; 5];
+    gains.extend(vec![0; 100]);
+    assert_eq!(judge(gains), [4]);
+    // Even if the gain does not go away, the next move waits for the rest to pass.
+    let moves = judge(vec![300; 5 + rest + 1]);
+    assert_eq!(moves, [4, 4 + rest + 1]);
+}
+
+#[test]
+fn a_worse_candidate_is_never_adopted() {
+    let (_, decision) = should_replan(
+        Replan {
+            in_a_row: 99,
+            resting: 0,
+        },
+        1000,
+        1200,
+        Margin::calm(),
+    );
+    assert_eq!(decision, Decision::Stay);
+    let zero = Margin {
+        gain_permille: 0,
+        judgements: 1,
+        rest: 0,
+    };
+    let (_, decision) = should_replan(Replan::default(), 1000, 1000, zero);
+    assert_eq!(decision, Decision::Stay);
+}
+
+#[test]
+fn a_slowed_device_loses_layers() {
+    // Two that hold all layers between them only together.
+    let mut request = Request::new(model(12), cluster(&[(9, 100), (9, 100), (9, 60)]));
+    request.objective = Objective::Latency;
+    let before = plan(&request).expect("fits");
+    let slow = before.stages[0].device;
+    let drift = Drift {
+        forecast_micros: 1000,
+        measured_micros: 4000,
+    };
+    assert_eq!(drift.permille(), 4000);
+    for device in &mut request.devices {
+        if device.id == slow {
+            *device = drift.correct(device);
+        }
+    }
+    let candidate = plan(&request).expect("fits");
+    let running = before
+        .stages
+        .iter()
+        .map(|stage| (stage.device, stage.layers.clone()));
+    request.strategy = Strategy::Custom(running.collect());
+    let running = plan(&request).expect("still valid");
+    let (current, best) = (
+        running.proof.objective_nanos,
+        candidate.proof.objective_nanos,
+    );
+    assert!(best * 3 < current * 2, "{best} of {current}");
+    let held = |plan: &crate::Plan| -> u32 {
+        let stages = plan.stages.iter().filter(|stage| stage.device == slow);
+        stages
+            .map(|stage| stage.layers.end - stage.layers.start)
+            .sum()
+    };
+    assert!(held(&candidate) < held(&running));
+}
