@@ -2,7 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use cairn_tests::fault::Script;
+use cairn_machine::Tick;
+use cairn_machine::pipeline::RequestId;
+use cairn_tests::fault::{Fault, Script};
+use cairn_tests::net::Seat;
 use cairn_tests::rng::Rng;
 use cairn_tests::world::{Sabotage, World};
 
@@ -14,10 +17,19 @@ const AGREE_WITHIN_MILLIS: u64 = 20_000;
 /// Virtual time for which agreement has to last.
 const AGREE_FOR_MILLIS: u64 = 5_000;
 
+/// Virtual time from agreement to one plan in force everywhere: a proof that stalls, a retry.
+const SERVE_WITHIN_MILLIS: u64 = 60_000;
+/// Virtual time in which an idle cluster answers.
+const ANSWER_WITHIN_MILLIS: u64 = 30_000;
+
 /// What a world came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Outcome {
     agreed_after_millis: u64,
+    served_after_millis: u64,
+    answered: usize,
+    aborted: usize,
+    plans: usize,
     digest: u64,
 }
 
@@ -42,10 +54,52 @@ fn live(world: &mut World, script: &Script) -> Outcome {
         terms,
         "a new term without a fault"
     );
+    let served_at = serve(world, script, agreed_at);
     Outcome {
         agreed_after_millis: agreed_at.millis_since(script.quiet_at),
+        served_after_millis: served_at.millis_since(script.quiet_at),
+        answered: world.answered(),
+        aborted: world.aborts().len(),
+        plans: world.checker().plans_adopted(),
         digest: world.digest(),
     }
+}
+
+/// Waits for one plan everywhere, then asks every node; when it was in force.
+fn serve(world: &mut World, script: &Script, agreed_at: Tick) -> Tick {
+    while !world.serves() {
+        let waited = world.now().millis_since(agreed_at);
+        assert!(waited < SERVE_WITHIN_MILLIS, "no plan in force");
+        world.run_until(world.now().after_millis(10));
+    }
+    let served_at = world.now();
+    settle_requests(world);
+    let (answered, aborted) = (world.answered(), world.aborts().len());
+    let running = world.hosts().count();
+    for seat in 0..script.seats {
+        world.cause(Fault::Ask(Seat(seat)));
+    }
+    settle_requests(world);
+    assert_eq!(world.answered() - answered, running);
+    assert_eq!(world.aborts().len(), aborted, "an idle cluster gives up");
+    served_at
+}
+
+/// Lets every request end, one way or another.
+fn settle_requests(world: &mut World) {
+    let end = world.now().after_millis(ANSWER_WITHIN_MILLIS);
+    while let Some((seat, id, at)) = oldest(world) {
+        let asked = at.0;
+        assert!(
+            world.now() < end,
+            "{id:?} of {seat:?}, asked at {asked}, does not end"
+        );
+        world.run_until(world.now().after_millis(10));
+    }
+}
+
+fn oldest(world: &World) -> Option<(Seat, RequestId, Tick)> {
+    world.pending().min_by_key(|(_, _, at)| *at)
 }
 
 /// Runs the chaos of a seed. The error is everything needed to see what went wrong.
@@ -61,6 +115,21 @@ fn chaos(seed: u64, sabotage: Sabotage) -> Result<Outcome, String> {
             "{cause}\n{seats} seats, {discovery:?}, quiet at {}\n",
             script.quiet_at.0
         );
+        for (node, host) in world.hosts() {
+            let plan = host.adopted().map(|plan| plan.id.to_string());
+            let members = host.members();
+            report += &format!(
+                "{node}: {:?} in {}, {} members, plan {}, loaded {:?}, waits for {}\n",
+                members.role,
+                members.term,
+                members.members.len(),
+                plan.unwrap_or_default(),
+                host.loaded_plans()
+                    .map(|id| id.to_string())
+                    .collect::<Vec<_>>(),
+                host.waiting_for()
+            );
+        }
         for line in world.trace() {
             report += &format!("{line}\n");
         }
@@ -80,19 +149,37 @@ fn seeds() -> std::ops::Range<u64> {
 
 #[test]
 fn clusters_agree_after_any_misfortune() {
-    let mut waits: Vec<u64> = Vec::new();
+    let mut outcomes = Vec::new();
     for seed in seeds() {
         match chaos(seed, Sabotage::Nothing) {
-            Ok(outcome) => waits.push(outcome.agreed_after_millis),
+            Ok(outcome) => outcomes.push(outcome),
             Err(report) => panic!("{report}"),
         }
     }
-    waits.sort_unstable();
+    let spread = |of: fn(&Outcome) -> u64| {
+        let mut all: Vec<u64> = outcomes.iter().map(of).collect();
+        all.sort_unstable();
+        format!(
+            "median {} ms, longest {} ms",
+            all[all.len() / 2],
+            all[all.len() - 1]
+        )
+    };
+    let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
+    println!("{} worlds", outcomes.len());
     println!(
-        "{} worlds; agreement after the last fault: median {} ms, longest {} ms",
-        waits.len(),
-        waits[waits.len() / 2],
-        waits[waits.len() - 1],
+        "agreement after the last fault: {}",
+        spread(|outcome| outcome.agreed_after_millis)
+    );
+    println!(
+        "one plan after the last fault: {}",
+        spread(|outcome| outcome.served_after_millis)
+    );
+    println!(
+        "{} plans came into force, {} requests were answered, {} ended with a cause",
+        sum(|outcome| outcome.plans),
+        sum(|outcome| outcome.answered),
+        sum(|outcome| outcome.aborted),
     );
 }
 

@@ -1,16 +1,19 @@
 //! What must hold after every step, whatever went wrong. Panics; the seed is told by the caller.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cairn_machine::member::Members;
-use cairn_wire::control::Role;
-use cairn_wire::id::{BootId, NodeId, Term};
+use cairn_wire::control::{Plan, Role};
+use cairn_wire::id::{BootId, NodeId, PlanId, Term};
 
 /// Remembers what was seen, over all nodes and all their runs.
 #[derive(Debug, Default)]
 pub struct Checker {
     leaders: BTreeMap<Term, (NodeId, BootId)>,
     terms: BTreeMap<(NodeId, BootId), Term>,
+    plans: BTreeMap<PlanId, Arc<Plan>>,
+    adopted: BTreeMap<(NodeId, BootId), PlanId>,
 }
 
 impl Checker {
@@ -39,6 +42,40 @@ impl Checker {
                 "leads a term that its disk forgets"
             );
         }
+    }
+
+    /// Looks at the plan that a node has in force after it has taken a step.
+    ///
+    /// # Panics
+    /// When it went back to an older plan, when a plan does not cover every layer once, or
+    /// when two nodes know different plans by one name.
+    pub fn plan(&mut self, node: NodeId, boot: BootId, plan: &Arc<Plan>) {
+        let before = self.adopted.insert((node, boot), plan.id);
+        if before == Some(plan.id) {
+            return;
+        }
+        assert!(
+            before < Some(plan.id),
+            "{node}: plan {} after a later one",
+            plan.id
+        );
+        assert_eq!(cairn_machine::plan::check(plan), Ok(()));
+        let known = self
+            .plans
+            .entry(plan.id)
+            .or_insert_with(|| Arc::clone(plan));
+        assert_eq!(known, plan, "one name for two plans");
+        let led = self.leaders.get(&plan.id.term).map(|(leader, _)| *leader);
+        assert_eq!(
+            led,
+            Some(plan.id.term.leader),
+            "a plan of a term that nobody led"
+        );
+    }
+
+    /// How many plans came into force anywhere so far.
+    pub fn plans_adopted(&self) -> usize {
+        self.plans.len()
     }
 
     /// How many terms had a leader so far.

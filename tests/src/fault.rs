@@ -16,6 +16,8 @@ pub enum Fault {
     PowerLoss(Seat),
     /// The user stops the node.
     Leave(Seat),
+    /// A client asks the node, if there is one.
+    Ask(Seat),
     /// The process does not run for a while, and then sees all that came meanwhile.
     Freeze(Seat, u64),
     /// Nothing passes from the first to the second.
@@ -46,6 +48,8 @@ pub struct Script {
     pub seats: usize,
     /// How they find each other.
     pub discovery: Discovery,
+    /// A seat whose node cannot load what it says it can.
+    pub overstated: Option<Seat>,
     /// In order of time.
     pub faults: Vec<(Tick, Fault)>,
     /// When the last fault has happened.
@@ -74,7 +78,14 @@ impl Script {
             let at = Tick(rng.between(500, chaos_millis));
             faults.push((at, Script::misfortune(seats, rng)));
         }
+        for _ in 0..rng.between(0, 20) {
+            let seat = Seat(rng.below(seats as u64) as usize);
+            let at = Tick(rng.between(1_000, chaos_millis));
+            faults.push((at, Fault::Ask(seat)));
+        }
         let quiet_at = Tick(chaos_millis + 5_000);
+        let overstates = rng.below(8) == 0 && seats > 2;
+        let overstated = overstates.then(|| Seat(rng.below(seats as u64) as usize));
         faults.push((quiet_at, Fault::Heal));
         let missing = rng.below(4) == 0 && seats > 1;
         for seat in all(seats) {
@@ -91,6 +102,7 @@ impl Script {
         Script {
             seats,
             discovery,
+            overstated,
             faults,
             quiet_at,
         }
@@ -102,6 +114,7 @@ impl Script {
         Script {
             seats,
             discovery: Discovery::Multicast,
+            overstated: None,
             faults: all(seats).map(start).collect(),
             quiet_at: Tick(seats as u64 * apart_millis),
         }

@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod engine;
 pub mod fault;
 pub mod host;
+pub mod link;
 pub mod net;
 pub mod rng;
 pub mod world;

@@ -52,7 +52,17 @@ pub struct Conn {
     open: [bool; 2],
     /// The dial that it answers.
     pub dial: DialId,
-    queues: [VecDeque<(Tick, Packet)>; 2],
+    /// By way, then by lane.
+    queues: [[VecDeque<(Tick, Packet)>; 2]; 2],
+}
+
+/// The streams of a connection. Each is in order; between them there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Control frames, and the beginning and end of the connection itself.
+    Control,
+    /// Data frames.
+    Data,
 }
 
 /// All connections, delays and cuts.
@@ -84,6 +94,16 @@ impl Conn {
     /// Whether both ends are open.
     pub fn is_whole(&self) -> bool {
         self.open == [true, true]
+    }
+}
+
+impl Packet {
+    /// The stream that carries it.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Packet::Opened | Packet::Reset | Packet::Frame(Plane::Control, _) => Lane::Control,
+            Packet::Frame(Plane::Data, _) => Lane::Data,
+        }
     }
 }
 
@@ -168,7 +188,7 @@ impl Net {
                 ends: [dialer, acceptor],
                 open: [true, true],
                 dial,
-                queues: [VecDeque::new(), VecDeque::new()],
+                queues: Default::default(),
             },
         );
         id
@@ -184,7 +204,7 @@ impl Net {
         let conn = self.conns.get(&id)?;
         let (from, to) = (conn.sender(way).0, conn.receiver(way).0);
         let earliest = now.after_millis(self.delay_millis(from, to));
-        let queue = &mut self.conns.get_mut(&id)?.queues[way.from()];
+        let queue = &mut self.conns.get_mut(&id)?.queues[way.from()][packet.lane() as usize];
         let at = queue
             .back()
             .map_or(earliest, |(last, _)| earliest.max(*last));
@@ -197,12 +217,12 @@ impl Net {
     }
 
     /// The packet that is due that way, if nothing is cut.
-    pub fn take(&mut self, id: ConnId, way: Way, now: Tick) -> Option<Packet> {
+    pub fn take(&mut self, id: ConnId, way: Way, lane: Lane, now: Tick) -> Option<Packet> {
         let conn = self.conns.get(&id)?;
         if !self.passes(conn.sender(way).0, conn.receiver(way).0) {
             return None;
         }
-        let queue = &mut self.conns.get_mut(&id)?.queues[way.from()];
+        let queue = &mut self.conns.get_mut(&id)?.queues[way.from()][lane as usize];
         if queue.front().is_none_or(|(at, _)| *at > now) {
             return None;
         }
@@ -213,7 +233,7 @@ impl Net {
     pub fn close_end(&mut self, id: ConnId, way: Way) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.open[way.to()] = false;
-            conn.queues[way.from()].clear();
+            conn.queues[way.from()] = Default::default();
             if conn.open == [false, false] {
                 self.conns.remove(&id);
             }
@@ -242,16 +262,24 @@ impl Net {
     }
 
     /// Directions in which something waits, for when a cut heals.
-    pub fn waiting(&self) -> Vec<(ConnId, Way, Tick, usize)> {
+    pub fn waiting(&self) -> Vec<(ConnId, Way, Lane, Tick, usize)> {
         let mut waiting = Vec::new();
         for (id, conn) in &self.conns {
             for way in [Way::Out, Way::Back] {
-                let queue = &conn.queues[way.from()];
-                if let Some((at, _)) = queue.front() {
-                    waiting.push((*id, way, *at, queue.len()));
+                for lane in [Lane::Control, Lane::Data] {
+                    let queue = &conn.queues[way.from()][lane as usize];
+                    if let Some((at, _)) = queue.front() {
+                        waiting.push((*id, way, lane, *at, queue.len()));
+                    }
                 }
             }
         }
         waiting
+    }
+
+    /// How many packets wait that way.
+    pub fn count(&self, id: ConnId, way: Way, lane: Lane) -> usize {
+        let conn = self.conns.get(&id);
+        conn.map_or(0, |conn| conn.queues[way.from()][lane as usize].len())
     }
 }

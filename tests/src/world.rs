@@ -4,12 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cairn_machine::Tick;
 use cairn_machine::member::{DialFailure, DialId, Event, Input, Members};
+use cairn_machine::pipeline::{Abort, Request, RequestId};
+use cairn_machine::placement::Note;
+use cairn_wire::data::Sampling;
 use cairn_wire::id::{BootId, NodeId};
 
 use crate::check::{self, Checker};
+use crate::engine::oracle;
 use crate::fault::{Discovery, Fault, Script};
-use crate::host::{Birth, Fact, Host, Order};
-use crate::net::{ConnId, Net, Packet, Seat, Way};
+use crate::host::{Answer, Birth, Fact, Host, Memory, Order};
+use crate::net::{ConnId, Lane, Net, Packet, Seat, Way};
 use crate::rng::{Rng, mix};
 
 /// How long a dial goes unanswered before the network gives up.
@@ -46,6 +50,11 @@ pub struct World {
     rng: Rng,
     checker: Checker,
     events: Vec<(Tick, Seat, Event)>,
+    overstated: Option<Seat>,
+    asked: BTreeMap<(Seat, BootId, RequestId), Asked>,
+    requests: u64,
+    aborts: Vec<(Tick, Seat, Abort)>,
+    answered: usize,
     digest: u64,
     trace: VecDeque<String>,
 }
@@ -55,7 +64,7 @@ pub struct World {
 enum Happening {
     Fault(Fault),
     Wake(Seat, BootId),
-    Deliver(ConnId, Way),
+    Deliver(ConnId, Way, Lane),
     Announced {
         from: Seat,
         to: Seat,
@@ -77,6 +86,14 @@ enum Happening {
         boot: BootId,
         peer: NodeId,
     },
+}
+
+/// A request that has not ended.
+#[derive(Debug)]
+struct Asked {
+    at: Tick,
+    /// What is still to come.
+    answer: VecDeque<u32>,
 }
 
 /// A dial under way.
@@ -146,6 +163,11 @@ impl World {
             rng,
             checker: Checker::default(),
             events: Vec::new(),
+            overstated: script.overstated,
+            asked: BTreeMap::new(),
+            requests: 0,
+            aborts: Vec::new(),
+            answered: 0,
             digest: 0,
             trace: VecDeque::new(),
         };
@@ -179,6 +201,41 @@ impl World {
             self.running()
                 .map(|(chair, run)| (chair.id, run.boot, run.host.members())),
         )
+    }
+
+    /// Whether besides all running nodes have one plan in force, made under the present term,
+    /// whose owners all run, and nothing else in memory.
+    pub fn serves(&self) -> bool {
+        let mut plans = self.running().map(|(_, run)| run.host.adopted());
+        let first = plans.next().flatten();
+        let Some(plan) = first else {
+            return false;
+        };
+        let whole = plan.stages.iter().all(|stage| {
+            let mut owners = self.running().filter(|(chair, _)| chair.id == stage.node);
+            owners.any(|(_, run)| run.host.loaded_plans().eq([plan.id]))
+        });
+        let lean = self
+            .running()
+            .all(|(_, run)| run.host.loaded_plans().all(|id| id == plan.id));
+        self.agrees() && plans.all(|other| other == first) && whole && lean
+    }
+
+    /// Requests that have not ended, and since when they wait.
+    pub fn pending(&self) -> impl Iterator<Item = (Seat, RequestId, Tick)> {
+        self.asked
+            .iter()
+            .map(|((seat, _, id), asked)| (*seat, *id, asked.at))
+    }
+
+    /// Requests that were answered in full.
+    pub fn answered(&self) -> usize {
+        self.answered
+    }
+
+    /// Requests that ended with a cause.
+    pub fn aborts(&self) -> &[(Tick, Seat, Abort)] {
+        &self.aborts
     }
 
     /// The running nodes.
@@ -268,7 +325,7 @@ impl World {
         match happening {
             Happening::Fault(fault) => self.fault(fault),
             Happening::Wake(seat, boot) => self.wake(seat, boot),
-            Happening::Deliver(conn, way) => self.deliver(conn, way),
+            Happening::Deliver(conn, way, lane) => self.deliver(conn, way, lane),
             Happening::Announced { from, to } => self.announced(from, to),
             Happening::Accept(call) => self.accept(call),
             Happening::DialRefused {
@@ -295,7 +352,7 @@ impl World {
             | Happening::DialRefused { seat, .. }
             | Happening::DialTimedOut { seat, .. }
             | Happening::Ended { seat, .. } => Some(*seat),
-            Happening::Deliver(conn, way) => Some(self.net.conn(*conn)?.receiver(*way).0),
+            Happening::Deliver(conn, way, _) => Some(self.net.conn(*conn)?.receiver(*way).0),
             Happening::Announced { to, .. } => Some(*to),
             Happening::Accept(call) => Some(call.to),
         }
@@ -313,6 +370,7 @@ impl World {
                     self.after(LEAVE_MILLIS, Happening::Fault(Fault::Kill(seat)));
                 }
             }
+            Fault::Ask(seat) => self.ask(seat),
             Fault::Freeze(seat, millis) => {
                 let until = self.now.after_millis(millis);
                 if let Some(run) = self.run_at(seat) {
@@ -327,11 +385,56 @@ impl World {
             Fault::Split(bits) => self.split(bits),
             Fault::Heal => {
                 self.net.heal();
-                for (conn, way, at, packets) in self.net.waiting() {
+                for (conn, way, lane, at, packets) in self.net.waiting() {
                     for _ in 0..packets {
-                        self.at(at, Happening::Deliver(conn, way));
+                        self.at(at, Happening::Deliver(conn, way, lane));
                     }
                 }
+            }
+        }
+    }
+
+    fn ask(&mut self, seat: Seat) {
+        let prompt: Vec<u32> = (0..self.rng.between(1, 150))
+            .map(|_| self.rng.below(1_000) as u32)
+            .collect();
+        let tokens_max = self.rng.between(1, 20) as u32;
+        let answer = oracle(&prompt, tokens_max as usize).into();
+        let Some(run) = self.run_at(seat) else {
+            return;
+        };
+        let boot = run.boot;
+        let id = RequestId(self.requests);
+        self.requests += 1;
+        let at = self.now;
+        self.asked.insert((seat, boot, id), Asked { at, answer });
+        let request = Request {
+            tokens: prompt,
+            tokens_max,
+            end_tokens: Vec::new(),
+            sampling: Sampling::GREEDY,
+        };
+        self.tell(seat, boot, Fact::Submit(id, request));
+    }
+
+    fn answer(&mut self, seat: Seat, boot: BootId, id: RequestId, answer: Answer) {
+        let key = (seat, boot, id);
+        let asked = self.asked.get_mut(&key);
+        let asked = asked.expect("an answer to nobody, or after its end");
+        match answer {
+            Answer::Token(token) => {
+                let expected = asked.answer.pop_front();
+                assert_eq!(Some(token), expected, "not what one node would say");
+            }
+            Answer::Finished => {
+                assert!(asked.answer.is_empty(), "the answer is cut short");
+                self.asked.remove(&key);
+                self.answered += 1;
+            }
+            Answer::Aborted(cause) => {
+                self.asked.remove(&key);
+                self.remember(|| format!("{seat:?} aborts {id:?}: {cause:?}"));
+                self.aborts.push((self.now, seat, cause));
             }
         }
     }
@@ -358,10 +461,17 @@ impl World {
             Sabotage::Nothing | Sabotage::DialOnce => chair.disk_term,
             Sabotage::ForgetTerms => 0,
         };
+        let memory = if self.overstated == Some(seat) {
+            Memory::Overstated
+        } else {
+            Memory::AsStated
+        };
         let birth = Birth {
             me: chair.id,
             boot,
             first_term,
+            memory,
+            rng: self.rng.fork(),
         };
         chair.state = State::Running(Box::new(Running {
             boot,
@@ -441,6 +551,8 @@ impl World {
 
     fn end(&mut self, seat: Seat, state: State, farewell: impl Fn(&mut World, ConnId, Way)) {
         self.seats[seat.0].state = state;
+        // The clients of a node go with it.
+        self.asked.retain(|(asked, _, _), _| *asked != seat);
         for (conn, way) in self.net.ends_at(seat) {
             farewell(self, conn, way.turned());
             self.net.close_end(conn, way);
@@ -481,6 +593,9 @@ impl World {
         run.host.check_invariants();
         self.checker
             .members(id, boot, disk_term, run.host.members());
+        if let Some(plan) = run.host.adopted() {
+            self.checker.plan(id, boot, plan);
+        }
         let due = run
             .host
             .deadline()
@@ -517,6 +632,14 @@ impl World {
                 }
             }
             Order::PersistTerm(number) => self.seats[seat.0].disk_term = number,
+            Order::Answer(id, answer) => self.answer(seat, boot, id, answer),
+            Order::Note(note) => {
+                self.remember(|| format!("{seat:?} notes {note:?}"));
+                assert!(
+                    !matches!(note, Note::Refused { .. }),
+                    "an honest node is refused"
+                );
+            }
             Order::Event(event) => {
                 self.remember(|| format!("{seat:?} says {event:?}"));
                 self.events.push((self.now, seat, event));
@@ -664,21 +787,31 @@ impl World {
     }
 
     fn send(&mut self, conn: ConnId, way: Way, packet: Packet) {
+        let lane = packet.lane();
         if let Some(at) = self.net.send(conn, way, self.now, packet) {
-            self.at(at, Happening::Deliver(conn, way));
+            self.at(at, Happening::Deliver(conn, way, lane));
         }
     }
 
-    fn deliver(&mut self, id: ConnId, way: Way) {
-        let Some(packet) = self.net.take(id, way, self.now) else {
-            return;
-        };
+    fn deliver(&mut self, id: ConnId, way: Way, lane: Lane) {
         let Some(conn) = self.net.conn(id) else {
             return;
         };
         let ((seat, boot), dial) = (conn.receiver(way), conn.dial);
+        let receives = conn.receives(way);
         let peer = self.seats[conn.sender(way).0.0].id;
-        if !conn.receives(way) {
+        let attached = self.run_of(seat, boot).is_some_and(|run| {
+            let ours = run.conns.get(&peer);
+            ours.is_some_and(|(conn, _)| *conn == id)
+        });
+        if lane == Lane::Data && receives && !attached {
+            // The streams begin once the connection stands; `Opened` sees to what waits.
+            return;
+        }
+        let Some(packet) = self.net.take(id, way, lane, self.now) else {
+            return;
+        };
+        if !receives {
             // Nobody is there: a device that runs says so, one that is off does not.
             if !matches!(self.seats[seat.0].state, State::Dark) {
                 self.send(id, way.turned(), Packet::Reset);
@@ -692,6 +825,9 @@ impl World {
                     .is_some_and(|run| run.dials.remove(&dial))
                 {
                     self.attach(seat, id, way, Some(dial));
+                    for _ in 0..self.net.count(id, way, Lane::Data) {
+                        self.at(self.now, Happening::Deliver(id, way, Lane::Data));
+                    }
                 }
             }
             Packet::Frame(plane, bytes) => {
@@ -714,7 +850,9 @@ impl World {
         let what = match happening {
             Happening::Fault(_) => 1,
             Happening::Wake(seat, _) => 2 + ((seat.0 as u64) << 8),
-            Happening::Deliver(conn, way) => 3 + (conn.0 << 8) + ((*way as u64) << 4),
+            Happening::Deliver(conn, way, lane) => {
+                3 + (conn.0 << 8) + ((*way as u64) << 4) + ((*lane as u64) << 5)
+            }
             Happening::Announced { .. } => 4,
             Happening::Accept(call) => 5 + (call.dial.0 << 8),
             Happening::DialRefused { dial, .. } => 6 + (dial.0 << 8),
@@ -723,12 +861,14 @@ impl World {
         };
         self.digest = mix(self.digest ^ mix(self.now.0) ^ what);
         match happening {
-            Happening::Wake(..) | Happening::Deliver(..) | Happening::DialTimedOut { .. } => {}
-            Happening::Fault(_)
+            Happening::Wake(..)
+            | Happening::Deliver(..)
             | Happening::Announced { .. }
             | Happening::Accept(_)
-            | Happening::DialRefused { .. }
-            | Happening::Ended { .. } => self.remember(|| format!("{happening:?}")),
+            | Happening::DialTimedOut { .. } => {}
+            Happening::Fault(_) | Happening::DialRefused { .. } | Happening::Ended { .. } => {
+                self.remember(|| format!("{happening:?}"))
+            }
         }
     }
 

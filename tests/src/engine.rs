@@ -1,0 +1,215 @@
+//! A model whose every number is a hash, so that any row computed twice, skipped or out of
+//! order ends in another token. Has the engine's order of things and none of its arithmetic.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use cairn_machine::placement::ModelFacts;
+use cairn_machine::shard::{Pass, PassOutput};
+use cairn_planner::{LayerCost, Model, Part};
+use cairn_wire::control::{ModelRef, Plan};
+use cairn_wire::data::{Ask, SampledToken};
+use cairn_wire::id::{PlanId, SequenceId};
+
+use crate::rng::mix;
+
+/// Decoder layers of the model.
+pub const LAYERS: u32 = 12;
+/// Tokens that it knows.
+const VOCABULARY: u64 = 1_000;
+/// A hidden row is one word, carried as four numbers that every float holds exactly.
+const WIDTH: u32 = 4;
+
+/// What the model's file would say.
+pub fn facts() -> ModelFacts {
+    let layer = LayerCost {
+        weight_bytes: 1 << 20,
+        macs_per_row: 1 << 20,
+        kv_bytes_per_token: 64,
+        ..LayerCost::default()
+    };
+    ModelFacts {
+        model: ModelRef {
+            name: "hash".into(),
+            sha256: [7; 32],
+            file_bytes: 12 << 20,
+            layers: LAYERS,
+        },
+        costs: Model {
+            layers: vec![layer; LAYERS as usize],
+            embedding: Part::default(),
+            head: Part::default(),
+            tied_bytes: 0,
+            hidden_bytes_per_row: u64::from(WIDTH) * 4,
+        },
+        context_max: 256,
+    }
+}
+
+/// The answer that one node with all layers would give.
+pub fn oracle(prompt: &[u32], tokens_max: usize) -> Vec<u32> {
+    let mut caches = vec![0; LAYERS as usize];
+    let mut tokens = prompt.to_vec();
+    let mut next = 0;
+    while tokens.len() < prompt.len() + tokens_max {
+        while next < tokens.len() {
+            let hidden = run(&mut caches, 0, embed(tokens[next]));
+            next += 1;
+            if next == tokens.len() {
+                tokens.push(pick(hidden));
+                break;
+            }
+        }
+    }
+    tokens.split_off(prompt.len())
+}
+
+/// The layers that one node has loaded, by plan.
+#[derive(Debug, Default)]
+pub struct Engine {
+    loaded: BTreeMap<PlanId, Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    layers: Range<u32>,
+    sequences_max: usize,
+    slots: BTreeMap<SequenceId, Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    rows: u32,
+    rows_max: u32,
+    caches: Vec<u64>,
+}
+
+impl Engine {
+    /// Takes the layers of a stage in.
+    pub fn install(&mut self, plan: &Plan, stage: u16) {
+        let stage = &plan.stages[usize::from(stage)];
+        self.loaded.insert(
+            plan.id,
+            Loaded {
+                layers: stage.first..stage.end,
+                sequences_max: plan.sequences as usize,
+                slots: BTreeMap::new(),
+            },
+        );
+    }
+
+    /// Frees the layers of a plan.
+    pub fn drop_layers(&mut self, plan: PlanId) {
+        self.loaded.remove(&plan);
+    }
+
+    /// The plans whose layers are in memory.
+    pub fn plans(&self) -> impl Iterator<Item = PlanId> {
+        self.loaded.keys().copied()
+    }
+
+    /// Makes room for a sequence.
+    ///
+    /// # Panics
+    /// When it has room already, or nobody has.
+    pub fn open(&mut self, plan: PlanId, sequence: SequenceId, rows_max: u32) {
+        let Some(loaded) = self.loaded.get_mut(&plan) else {
+            return;
+        };
+        let caches = vec![0; loaded.layers.len()];
+        let slot = Slot {
+            rows: 0,
+            rows_max,
+            caches,
+        };
+        let old = loaded.slots.insert(sequence, slot);
+        assert!(old.is_none(), "sequence {sequence} opened twice");
+        let held = loaded.slots.len();
+        assert!(held <= loaded.sequences_max, "{held} sequences on a stage");
+    }
+
+    /// Frees a sequence's room.
+    pub fn close(&mut self, plan: PlanId, sequence: SequenceId) {
+        if let Some(loaded) = self.loaded.get_mut(&plan) {
+            loaded.slots.remove(&sequence);
+        }
+    }
+
+    /// Computes a pass.
+    ///
+    /// # Errors
+    /// Layers or sequences that are not here.
+    ///
+    /// # Panics
+    /// When a row comes twice or leaves a gap: stages must have seen to that.
+    pub fn forward(&mut self, pass: &Pass) -> Result<PassOutput, String> {
+        let loaded = self.loaded.get_mut(&pass.plan).ok_or("layers not loaded")?;
+        let mut output = PassOutput {
+            hidden: Vec::new(),
+            width: WIDTH,
+            sampled: Vec::new(),
+        };
+        for item in &pass.items {
+            let span = item.span;
+            let slot = loaded.slots.get_mut(&span.sequence).ok_or("no slot")?;
+            assert_eq!(span.position, slot.rows, "a row twice, or a gap");
+            slot.rows += span.rows;
+            assert!(slot.rows <= slot.rows_max, "more rows than opened for");
+            let mut last = 0;
+            for row in item.offset..item.offset + span.rows {
+                let input = if loaded.layers.start == 0 {
+                    let token = item.frame.tokens().nth(row as usize);
+                    embed(token.expect("the stage checked the frame"))
+                } else {
+                    word(item.frame.payload(), row)
+                };
+                last = run(&mut slot.caches, loaded.layers.start, input);
+                if loaded.layers.end < LAYERS {
+                    output.hidden.extend(floats(last));
+                }
+            }
+            if loaded.layers.end == LAYERS && span.ask == Ask::Token {
+                output.sampled.push(SampledToken {
+                    sequence: span.sequence,
+                    position: span.position + span.rows,
+                    token: pick(last),
+                    logprob: -1.0,
+                });
+            }
+        }
+        Ok(output)
+    }
+}
+
+fn embed(token: u32) -> u64 {
+    mix(u64::from(token) + 1)
+}
+
+/// One row through consecutive layers. Each mixes in all rows that it has seen before, as
+/// attention does.
+fn run(caches: &mut [u64], first: u32, input: u64) -> u64 {
+    let mut hidden = input;
+    for (layer, cache) in (u64::from(first)..).zip(caches) {
+        let seen = *cache;
+        *cache = mix(seen ^ hidden);
+        hidden = mix(hidden ^ mix(layer) ^ seen);
+    }
+    hidden
+}
+
+fn pick(hidden: u64) -> u32 {
+    u32::try_from(hidden % VOCABULARY).expect("a token id is small")
+}
+
+fn floats(word: u64) -> [f32; 4] {
+    [0, 16, 32, 48].map(|shift| f32::from((word >> shift) as u16))
+}
+
+fn word(payload: &[f32], row: u32) -> u64 {
+    let start = row as usize * WIDTH as usize;
+    let numbers = &payload[start..start + WIDTH as usize];
+    numbers
+        .iter()
+        .rev()
+        .fold(0, |word, number| (word << 16) | *number as u64)
+}
