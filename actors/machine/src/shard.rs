@@ -238,21 +238,22 @@ impl ShardMachine {
         for node in &gone {
             self.outbox.forget(*node);
         }
-        let broken: Vec<PlanId> = self
+        let broken: Vec<(PlanId, NodeId)> = self
             .stages
             .iter()
-            .filter(|(_, stage)| self.view.missing_owner(&stage.plan).is_some())
-            .map(|(id, _)| *id)
+            .filter_map(|(id, stage)| Some((*id, self.view.missing_owner(&stage.plan)?)))
             .collect();
-        for plan in broken {
-            self.close_where(plan, |_| true);
+        for (plan, node) in broken {
+            self.fail_all(plan, node);
             if self.adopted != Some(plan) {
                 self.unload(plan);
             }
         }
         let plans: Vec<PlanId> = self.stages.keys().copied().collect();
         for plan in plans {
-            self.close_where(plan, |sequence| gone.contains(&sequence.driver));
+            for sequence in self.close_where(plan, |sequence| gone.contains(&sequence.driver)) {
+                self.close_below(plan, sequence);
+            }
             self.retire_if_done(plan);
         }
     }
@@ -263,13 +264,51 @@ impl ShardMachine {
         }
     }
 
-    fn close_where(&mut self, plan: PlanId, matches: impl Fn(&SequenceId) -> bool) {
-        let Some(stage) = self.stages.get_mut(&plan) else {
+    /// Ends all sequences of a plan that has lost an owner. Their drivers are told: one that
+    /// still hears that owner would wait for ever.
+    fn fail_all(&mut self, plan: PlanId, node: NodeId) {
+        let Some(stage) = self.stages.get(&plan) else {
             return;
         };
-        for sequence in stage.remove_where(matches) {
+        let index = stage.index;
+        for sequence in self.close_where(plan, |_| true) {
+            self.close_below(plan, sequence);
+            if self.view.nodes.contains(&sequence.driver) {
+                self.fail(plan, index, sequence, FailedWhy::Gap, out_of_reach(node));
+            }
+        }
+    }
+
+    /// Tells the stages below that a sequence has ended here, as its driver may be unable to.
+    fn close_below(&mut self, plan: PlanId, sequence: SequenceId) {
+        let (Some(to), Some(stage)) = (self.next_owner(plan), self.stages.get(&plan)) else {
+            return;
+        };
+        if self.view.nodes.contains(&to) {
+            let stage = stage.index + 1;
+            let close = Close {
+                plan,
+                stage,
+                sequence,
+            };
+            self.send(to, DataFrame::Close(close));
+        }
+    }
+
+    fn close_where(
+        &mut self,
+        plan: PlanId,
+        matches: impl Fn(&SequenceId) -> bool,
+    ) -> Vec<SequenceId> {
+        let Some(stage) = self.stages.get_mut(&plan) else {
+            return Vec::new();
+        };
+        let closed = stage.remove_where(matches);
+        for sequence in &closed {
+            let sequence = *sequence;
             self.outputs.push_back(Output::CloseSlot { plan, sequence });
         }
+        closed
     }
 
     fn adopted(&mut self, plan: PlanId) {
@@ -322,10 +361,23 @@ impl ShardMachine {
 
     fn open_arrived(&mut self, from: NodeId, open: Open) {
         let sequence = open.sequence;
+        if !self.stages.contains_key(&open.plan) {
+            // A driver that was cut off may not know yet that another plan is in force. Were it
+            // not told, it would wait for a token that nobody computes.
+            self.counters.stale += 1;
+            let detail = format!("the plan {} is not run here", open.plan);
+            self.fail(open.plan, open.stage, sequence, FailedWhy::Busy, detail);
+            return;
+        }
         if !self.admit(from, open.plan, open.stage, sequence.driver) {
             return;
         }
         let stage = self.stages.get_mut(&open.plan).expect("admitted");
+        if let Some(node) = self.view.missing_owner(&stage.plan) {
+            let detail = out_of_reach(node);
+            self.fail(open.plan, open.stage, sequence, FailedWhy::Gap, detail);
+            return;
+        }
         match stage.open(sequence, open.rows_max) {
             Admission::Known => {}
             Admission::Refused(why, detail) => {
@@ -491,8 +543,13 @@ impl Machine for ShardMachine {
                 self.outputs.push_back(Output::LoadLayers { plan, stage });
             }
             Input::LayersLoaded { plan, result } => {
-                if result.is_err() {
-                    self.stages.remove(&plan);
+                match &result {
+                    Ok(_) if self.stages.contains_key(&plan) => {}
+                    // The plan was given up while its layers loaded.
+                    Ok(_) => self.outputs.push_back(Output::DropLayers { plan }),
+                    Err(_) => {
+                        self.stages.remove(&plan);
+                    }
                 }
                 self.outputs.push_back(Output::StageLoaded { plan, result });
             }
@@ -539,4 +596,9 @@ fn assert_distinct(items: &[PassItem]) {
 /// Whether the driver waits for this span: such rows go first.
 fn is_decode(span: &Span) -> bool {
     span.rows == 1 && span.ask == Ask::Token
+}
+
+/// What a driver is told when its sequence cannot go on for want of a node.
+fn out_of_reach(node: NodeId) -> String {
+    format!("{node}, which holds other layers, is out of this node's reach")
 }

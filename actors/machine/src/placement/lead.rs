@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cairn_wire::control::{Abandon, Capability, Control, Plan};
-use cairn_wire::id::{NodeId, PlanId};
+use cairn_wire::id::{NodeId, PlanId, Term};
 
 use super::{Config, ModelFacts, Note, Output, candidates, to_request, to_wire};
 use crate::Tick;
@@ -80,6 +80,8 @@ pub(super) struct Leader {
     making: Making,
     /// What the plan in force, or the last failure, was for.
     made_for: Option<Basis>,
+    /// The term that this node led last.
+    term: Term,
     in_force: Option<Arc<Plan>>,
     /// Who was told of the plan in force.
     told: BTreeSet<NodeId>,
@@ -98,6 +100,7 @@ impl Leader {
             facts: None,
             making: Making::Rest,
             made_for: None,
+            term: Term::default(),
             in_force: None,
             told: BTreeSet::new(),
             epoch: 0,
@@ -131,17 +134,32 @@ impl Leader {
         outputs: &mut VecDeque<Output>,
     ) {
         self.in_force = adopted;
+        if let Some(plan) = &self.in_force
+            && view.missing_owner(plan).is_some()
+        {
+            // Should the owner come back, it comes with empty hands.
+            self.made_for = None;
+        }
+        let renewed = std::mem::replace(&mut self.term, view.term) != view.term;
+        if renewed {
+            // Whoever made this node renew its term holds later plans than those of the old one.
+            self.made_for = None;
+            self.told.clear();
+        }
         self.told.retain(|node| view.nodes.contains(node));
         self.excluded.retain(|node, _| view.nodes.contains(node));
-        let lost = match &self.making {
-            Making::Load { plan, .. } | Making::Probe { plan, .. } => view.missing_owner(plan),
+        let hindrance = match &self.making {
+            Making::Load { plan, .. } | Making::Probe { plan, .. } => {
+                let lost = view.missing_owner(plan);
+                let lost = lost.map(|node| format!("{} left", self.name(node)));
+                lost.or_else(|| renewed.then(|| "its term is over".to_owned()))
+            }
             Making::Rest
             | Making::Settle { .. }
             | Making::Describe { .. }
             | Making::Solve { .. } => None,
         };
-        if let Some(node) = lost {
-            let cause = format!("{} left", self.name(node));
+        if let Some(cause) = hindrance {
             self.give_up(now, view, &cause, outputs);
         }
         self.consider(now, view);
@@ -423,6 +441,8 @@ impl Leader {
         let plan = plan.id;
         let detail = cause.to_owned();
         self.announce(Announcement::Abandon(Abandon { plan, detail }), outputs);
+        // They know this plan, not the one in force: who is new must still be told of that.
+        self.told.clear();
         let cause = cause.to_owned();
         outputs.push_back(Output::Note(Note::Abandoned { plan, cause }));
     }
