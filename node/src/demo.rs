@@ -140,6 +140,8 @@ fn answer(
     let mut answered = Answered::default();
     let mut ended = false;
     loop {
+        // Each time, as a fast answer never leaves a pause to look in.
+        cluster.check(signals)?;
         match events.recv_timeout(if ended { LAST_LINES } else { LOOK }) {
             Ok(Event::Log(line)) => screen.log(&line)?,
             Ok(Event::Piece(piece)) => match piece? {
@@ -157,7 +159,7 @@ fn answer(
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) if ended => {
                 return Ok(answered);
             }
-            Err(RecvTimeoutError::Timeout) => cluster.check(signals)?,
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Failure::text(Exit::Failure, "the first node went away"));
             }

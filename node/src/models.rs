@@ -15,9 +15,12 @@ mod wheel;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use cairn_actors::{FetchError, Located, Models, Wanted};
 
@@ -28,16 +31,33 @@ use name::ModelName;
 use part::Part;
 use trouble::Trouble;
 
+use crate::terminal::size;
+
 pub(crate) use catalogue::DEFAULT_MODEL;
+
+/// How often a long download says in the log how far it is.
+const LOG_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Told (bytes done, bytes in all).
 type Tell<'a> = &'a mut dyn FnMut(u64, u64);
 
 /// Refuses what can be no model, before anything is started for it.
 pub(crate) fn check_name(name: &str) -> Result<(), FetchError> {
-    match ModelName::parse(name) {
-        Ok(_) => Ok(()),
-        Err(trouble) => Err(FetchError(trouble.to_string())),
+    let checked = ModelName::parse(name).and_then(|name| match name {
+        ModelName::Path(path) => check_magic(path),
+        ModelName::Catalogue(_) | ModelName::Hub(_) => Ok(()),
+    });
+    checked.map_err(|trouble| FetchError(trouble.to_string()))
+}
+
+fn check_magic(path: PathBuf) -> Result<(), Trouble> {
+    let mut magic = [0; 4];
+    match File::open(&path).and_then(|mut file| file.read_exact(&mut magic)) {
+        Ok(()) if &magic == b"GGUF" => Ok(()),
+        Err(source) if source.kind() != std::io::ErrorKind::UnexpectedEof => {
+            Err(Trouble::io(&path, source))
+        }
+        Ok(()) | Err(_) => Err(Trouble::NotGguf(path)),
     }
 }
 
@@ -247,7 +267,15 @@ impl Models for Store {
         wanted: &Wanted,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Located, FetchError> {
-        self.find(wanted, progress)
+        let mut told = Instant::now();
+        let mut tell = |done: u64, total: u64| {
+            if told.elapsed() > LOG_INTERVAL {
+                told = Instant::now();
+                tracing::info!("getting the model file: {} of {}", size(done), size(total));
+            }
+            progress(done, total);
+        };
+        self.find(wanted, &mut tell)
             .map_err(|trouble| FetchError(trouble.to_string()))
     }
 }

@@ -144,6 +144,8 @@ fn models_that_cannot_be_had_are_5() {
     check(&["models", "pull", "./missing.gguf"], 5, &["missing.gguf"]);
     check(&["models", "pull", "hf:a/b/c.gguf"], 5, &["HF_HUB_OFFLINE"]);
     check(&["up", "--model", "nope"], 5, &["nope"]);
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    check(&["up", "--model", page], 5, &["Cargo.toml", "GGUF"]);
     check(&["demo", "--model", "nope"], 5, &["nope"]);
 }
 

