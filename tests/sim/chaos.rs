@@ -186,10 +186,9 @@ fn clusters_agree_after_any_misfortune() {
 #[test]
 fn a_seed_repeats_to_the_last_packet() {
     for seed in [3, 14, 159] {
-        assert_eq!(
-            chaos(seed, Sabotage::Nothing),
-            chaos(seed, Sabotage::Nothing)
-        );
+        let first = chaos(seed, Sabotage::Nothing);
+        assert!(first.is_ok(), "{first:?}");
+        assert_eq!(first, chaos(seed, Sabotage::Nothing));
     }
 }
 
@@ -211,4 +210,15 @@ fn the_checks_notice_a_disk_that_forgets_terms() {
 fn the_checks_notice_nodes_that_do_not_redial() {
     let report = noticed(Sabotage::DialOnce);
     assert!(report.contains("no agreement"), "{report}");
+}
+
+#[test]
+fn the_checks_notice_lost_rows() {
+    let report = noticed(Sabotage::LoseData);
+    let wrong = [
+        "no plan in force",
+        "does not end",
+        "an idle cluster gives up",
+    ];
+    assert!(wrong.iter().any(|wrong| report.contains(wrong)), "{report}");
 }

@@ -3,6 +3,9 @@
 //! Each machine has a mailbox; which of them goes next is drawn, as threads would have it.
 //! What takes time on a real node (loading, planning, a pass) comes back later as a fact.
 
+mod frames;
+mod perform;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -11,16 +14,13 @@ use cairn_machine::member::{self, Membership, Timing};
 use cairn_machine::pipeline::{self, PipelineMachine, Request, RequestId};
 use cairn_machine::placement::{self, PlacementMachine};
 use cairn_machine::shard::{self, ShardMachine};
-use cairn_machine::view::View;
 use cairn_machine::{Machine, Tick};
 use cairn_planner::Strategy;
 use cairn_wire::codec::Plane;
-use cairn_wire::control::{Capability, Control, NodeStatus, Plan};
-use cairn_wire::data::Credit;
-use cairn_wire::frame::DataFrame;
+use cairn_wire::control::{Capability, Plan};
 use cairn_wire::id::{BootId, NodeId, PlanId};
 
-use crate::engine::{self, Engine};
+use crate::engine::Engine;
 use crate::link::Link;
 use crate::rng::Rng;
 
@@ -133,7 +133,7 @@ enum Mail {
 /// What takes time, and what comes of it.
 #[derive(Debug)]
 enum Job {
-    Mail(Mail),
+    Mail(Box<Mail>),
     Load { plan: Arc<Plan>, stage: u16 },
 }
 
@@ -198,7 +198,7 @@ impl Host {
             orders: VecDeque::new(),
         };
         let measured = Mail::Capability(capability::Input::Measured(measured));
-        host.later(now, 100, Job::Mail(measured));
+        host.later(now, 100, Job::Mail(Box::new(measured)));
         host
     }
 
@@ -224,7 +224,7 @@ impl Host {
                 break;
             }
             match entry.remove() {
-                Job::Mail(mail) => self.post(mail),
+                Job::Mail(mail) => self.post(*mail),
                 Job::Load { plan, stage } => self.loaded(&plan, stage),
             }
         }
@@ -350,314 +350,5 @@ impl Host {
             }
         }
         self.grant();
-    }
-
-    /// A new connection starts with a full window.
-    fn note_link(&mut self, input: &member::Input) {
-        match input {
-            member::Input::Connected { peer, .. } => {
-                self.links.insert(*peer, Link::default());
-            }
-            member::Input::Disconnected { peer } => {
-                self.links.remove(peer);
-            }
-            member::Input::Listening { .. }
-            | member::Input::Found { .. }
-            | member::Input::Named { .. }
-            | member::Input::MulticastMissing { .. }
-            | member::Input::OtherClusterFound { .. }
-            | member::Input::DialFailed { .. }
-            | member::Input::HeartbeatArrived { .. }
-            | member::Input::PeersArrived { .. }
-            | member::Input::LeaveArrived { .. }
-            | member::Input::LeaveOrdered => {}
-        }
-    }
-
-    fn arrived(&mut self, peer: NodeId, plane: Plane, bytes: &[u8]) {
-        match plane {
-            Plane::Control => {
-                let message = Control::decode(bytes).expect("hosts send only what they encoded");
-                self.control_arrived(peer, message);
-            }
-            Plane::Data => {
-                let frame = DataFrame::decode(bytes).expect("hosts send only what they encoded");
-                self.data_arrived(peer, frame);
-            }
-        }
-    }
-
-    fn control_arrived(&mut self, from: NodeId, message: Control) {
-        let peer = from;
-        let mail = match message {
-            Control::Heartbeat(heartbeat) => {
-                Mail::Member(member::Input::HeartbeatArrived { peer, heartbeat })
-            }
-            Control::Peers(list) => Mail::Member(member::Input::PeersArrived { peer, list }),
-            Control::Leave => Mail::Member(member::Input::LeaveArrived { peer }),
-            Control::Capability(capability) => {
-                Mail::Capability(capability::Input::CapabilityArrived { from, capability })
-            }
-            Control::Status(status) => {
-                Mail::Capability(capability::Input::StatusArrived { from, status })
-            }
-            Control::Propose(plan) => Mail::Placement(placement::Input::Proposed { from, plan }),
-            Control::Loaded(loaded) => Mail::Placement(placement::Input::Loaded { from, loaded }),
-            Control::LoadFailed(failed) => {
-                Mail::Placement(placement::Input::LoadFailed { from, failed })
-            }
-            Control::Adopt(plan) => Mail::Placement(placement::Input::Adopt { from, plan }),
-            Control::Abandon(abandon) => {
-                Mail::Placement(placement::Input::Abandon { from, abandon })
-            }
-            Control::LogsWanted(_) | Control::Logs(_) => return,
-        };
-        self.post(mail);
-    }
-
-    fn data_arrived(&mut self, peer: NodeId, frame: DataFrame) {
-        let Some(link) = self.links.get_mut(&peer) else {
-            return;
-        };
-        if let DataFrame::Credit(credit) = &frame {
-            if link.granted(credit.frames) {
-                self.post(Mail::Shard(shard::Input::LinkReady { peer }));
-                self.post(Mail::Pipeline(pipeline::Input::LinkReady { peer }));
-            }
-            return;
-        }
-        let frame = link.take(frame);
-        self.deliver(peer, frame);
-    }
-
-    fn deliver(&mut self, from: NodeId, frame: DataFrame) {
-        match frame {
-            DataFrame::Sampled(sampled) => {
-                self.post(Mail::Pipeline(pipeline::Input::Sampled { from, sampled }));
-            }
-            DataFrame::Failed(failed) => {
-                self.post(Mail::Pipeline(pipeline::Input::Failed { from, failed }));
-            }
-            frame @ (DataFrame::Rows(_) | DataFrame::Open(_) | DataFrame::Close(_)) => {
-                self.post(Mail::Shard(shard::Input::Arrived { from, frame }));
-            }
-            DataFrame::Credit(_) => {}
-        }
-    }
-
-    /// Sends a frame, to this node itself if it is for it; gives it back when the link is full.
-    fn send(&mut self, to: NodeId, frame: DataFrame) -> Option<DataFrame> {
-        if to == self.me {
-            self.deliver(to, frame);
-            return None;
-        }
-        let link = self.links.get_mut(&to)?;
-        if !link.spend() {
-            return Some(frame);
-        }
-        self.put(to, &frame);
-        None
-    }
-
-    fn put(&mut self, peer: NodeId, frame: &DataFrame) {
-        let encoded = frame.encode().expect("machines keep the wire's bounds");
-        self.orders.push_back(Order::Send {
-            peer,
-            plane: Plane::Data,
-            bytes: encoded.bytes().to_vec(),
-        });
-    }
-
-    fn grant(&mut self) {
-        let grants = self.links.iter_mut();
-        let grants: Vec<(NodeId, u32)> = grants
-            .filter_map(|(peer, link)| Some((*peer, link.grant()?)))
-            .collect();
-        for (peer, frames) in grants {
-            self.put(peer, &DataFrame::Credit(Credit { frames }));
-        }
-    }
-
-    fn send_control(&mut self, peer: NodeId, message: &Control) {
-        let frame = message.encode().expect("machines keep the wire's bounds");
-        self.orders.push_back(Order::Send {
-            peer,
-            plane: Plane::Control,
-            bytes: frame.bytes().to_vec(),
-        });
-    }
-
-    fn drain_member(&mut self) {
-        while let Some(output) = self.member.poll() {
-            match output {
-                member::Output::Dial {
-                    dial,
-                    node,
-                    addresses,
-                } => self.orders.push_back(Order::Dial {
-                    dial,
-                    node,
-                    addresses,
-                }),
-                member::Output::Close { peer } => {
-                    self.links.remove(&peer);
-                    self.orders.push_back(Order::Close { peer });
-                }
-                member::Output::SendHeartbeat { peer, heartbeat } => {
-                    self.send_control(peer, &Control::Heartbeat(heartbeat));
-                }
-                member::Output::SendPeers { peer, list } => {
-                    self.send_control(peer, &Control::Peers(list));
-                }
-                member::Output::SendLeave { peer } => self.send_control(peer, &Control::Leave),
-                member::Output::PersistTerm(number) => {
-                    self.orders.push_back(Order::PersistTerm(number));
-                }
-                member::Output::MembersChanged(members) => self.members_changed(&members),
-                member::Output::Event(event) => self.orders.push_back(Order::Event(event)),
-            }
-        }
-    }
-
-    fn members_changed(&mut self, members: &member::Members) {
-        let view = View {
-            term: members.term,
-            leader: members.leader(),
-            nodes: members.members.keys().copied().collect(),
-        };
-        self.post(Mail::Capability(capability::Input::Members(view.clone())));
-        self.post(Mail::Placement(placement::Input::Members(view.clone())));
-        self.post(Mail::Shard(shard::Input::Members(view.clone())));
-        self.post(Mail::Pipeline(pipeline::Input::Members(view)));
-    }
-
-    fn drain_capability(&mut self) {
-        while let Some(output) = self.capability.poll() {
-            match output {
-                capability::Output::TakeStatus => {
-                    let status = capability::Input::StatusTaken(NodeStatus::default());
-                    self.post(Mail::Capability(status));
-                }
-                capability::Output::Send { to, message } => self.send_control(to, &message),
-                capability::Output::Changed(capabilities) => {
-                    let changed = placement::Input::Capabilities(capabilities);
-                    self.post(Mail::Placement(changed));
-                }
-            }
-        }
-    }
-
-    fn drain_placement(&mut self, now: Tick) {
-        while let Some(output) = self.placement.poll() {
-            match output {
-                placement::Output::Describe { name } => {
-                    let facts = Ok(engine::facts());
-                    let described = placement::Input::Described { name, facts };
-                    let millis = self.rng.between(1, 50);
-                    self.later(now, millis, Job::Mail(Mail::Placement(described)));
-                }
-                placement::Output::Solve {
-                    question,
-                    mut request,
-                } => {
-                    // The proof of optimality is the planner's own tests' business.
-                    request.search_steps = 100;
-                    let plan = cairn_planner::plan(&request).map_err(|error| error.to_string());
-                    let solved = placement::Input::Solved { question, plan };
-                    let millis = self.rng.between(1, 50);
-                    self.later(now, millis, Job::Mail(Mail::Placement(solved)));
-                }
-                placement::Output::Send { to, message } => self.send_control(to, &message),
-                placement::Output::Load { plan, stage } => {
-                    self.post(Mail::Shard(shard::Input::Load { plan, stage }));
-                }
-                placement::Output::Unload { plan } => {
-                    self.post(Mail::Shard(shard::Input::Unload { plan }));
-                }
-                placement::Output::Probe { plan } => {
-                    self.post(Mail::Pipeline(pipeline::Input::Probe(plan)));
-                }
-                placement::Output::Adopted { plan } => {
-                    self.post(Mail::Shard(shard::Input::Adopted { plan: plan.id }));
-                    self.post(Mail::Pipeline(pipeline::Input::Adopted(plan)));
-                }
-                placement::Output::Note(note) => self.orders.push_back(Order::Note(note)),
-            }
-        }
-    }
-
-    fn drain_shard(&mut self, now: Tick) {
-        while let Some(output) = self.shard.poll() {
-            match output {
-                shard::Output::LoadLayers { plan, stage } => {
-                    let millis = self.rng.between(20, 500);
-                    self.later(now, millis, Job::Load { plan, stage });
-                }
-                shard::Output::DropLayers { plan } => self.engine.drop_layers(plan),
-                shard::Output::StageLoaded { plan, result } => {
-                    let loaded = placement::Input::StageLoaded { plan, result };
-                    self.post(Mail::Placement(loaded));
-                }
-                shard::Output::OpenSlot {
-                    plan,
-                    sequence,
-                    rows_max,
-                    sampling: _,
-                } => self.engine.open(plan, sequence, rows_max),
-                shard::Output::CloseSlot { plan, sequence } => self.engine.close(plan, sequence),
-                shard::Output::Forward(pass) => {
-                    let plan = pass.plan;
-                    let result = self.engine.forward(&pass);
-                    let done = shard::Input::PassDone { plan, result };
-                    let millis = self.rng.between(1, 5);
-                    self.later(now, millis, Job::Mail(Mail::Shard(done)));
-                }
-                shard::Output::Send { to, frame } => {
-                    if let Some(frame) = self.send(to, frame) {
-                        self.shard.handle(now, shard::Input::Unsent { to, frame });
-                    }
-                }
-            }
-        }
-    }
-
-    fn loaded(&mut self, plan: &Plan, stage: u16) {
-        let result = match self.memory {
-            Memory::AsStated => {
-                self.engine.install(plan, stage);
-                Ok(1)
-            }
-            Memory::Overstated => Err("there is less memory than was stated".to_owned()),
-        };
-        let plan = plan.id;
-        self.post(Mail::Shard(shard::Input::LayersLoaded { plan, result }));
-    }
-
-    fn drain_pipeline(&mut self, now: Tick) {
-        while let Some(output) = self.pipeline.poll() {
-            match output {
-                pipeline::Output::Send { to, frame } => {
-                    if let Some(frame) = self.send(to, frame) {
-                        let unsent = pipeline::Input::Unsent { to, frame };
-                        self.pipeline.handle(now, unsent);
-                    }
-                }
-                pipeline::Output::Token { id, token, .. } => {
-                    self.orders
-                        .push_back(Order::Answer(id, Answer::Token(token)));
-                }
-                pipeline::Output::Finished { id, .. } => {
-                    self.orders.push_back(Order::Answer(id, Answer::Finished));
-                }
-                pipeline::Output::Aborted { id, cause } => {
-                    self.orders
-                        .push_back(Order::Answer(id, Answer::Aborted(cause)));
-                }
-                pipeline::Output::Probed { plan, result } => {
-                    let probed = placement::Input::Probed { plan, result };
-                    self.post(Mail::Placement(probed));
-                }
-            }
-        }
     }
 }

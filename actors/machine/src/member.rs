@@ -9,6 +9,8 @@
 mod dial;
 mod fact;
 mod lead;
+mod publish;
+mod talk;
 #[cfg(test)]
 mod tests;
 
@@ -342,140 +344,6 @@ impl Membership {
                 node: due.node,
                 addresses: due.addresses,
             });
-        }
-    }
-
-    fn send_heartbeats(&mut self) {
-        let heartbeat = self.heartbeat();
-        for peer in self.links.keys() {
-            self.orders.push_back(Output::SendHeartbeat {
-                peer: *peer,
-                heartbeat: heartbeat.clone(),
-            });
-        }
-    }
-
-    fn send_heartbeat(&mut self, peer: NodeId) {
-        let heartbeat = self.heartbeat();
-        self.orders
-            .push_back(Output::SendHeartbeat { peer, heartbeat });
-    }
-
-    fn heartbeat(&self) -> Heartbeat {
-        Heartbeat {
-            boot: self.config.boot,
-            term: self.leadership.term,
-            role: self.leadership.role,
-            term_number_max: self.leadership.number_max,
-            hears: self
-                .links
-                .iter()
-                .filter(|(_, link)| link.said.is_some() && link.standing == Standing::In)
-                .map(|(peer, _)| *peer)
-                .take(NODES_MAX)
-                .collect(),
-        }
-    }
-
-    fn send_peers(&mut self, peer: NodeId, list: Vec<PeerAddress>) {
-        if !list.is_empty() {
-            self.orders.push_back(Output::SendPeers { peer, list });
-        }
-    }
-
-    fn own_address(&self) -> Option<PeerAddress> {
-        (!self.listening.is_empty()).then(|| PeerAddress {
-            node: self.config.me,
-            addresses: self.listening.clone(),
-        })
-    }
-
-    /// Addresses of connected nodes that a peer does not hear, after those given.
-    fn lacking(&self, peer: NodeId, first: Option<PeerAddress>) -> Vec<PeerAddress> {
-        first
-            .into_iter()
-            .chain(
-                self.links
-                    .keys()
-                    .filter(|node| self.is_lacked_by(**node, peer))
-                    .filter_map(|node| self.dialer.addresses(*node)),
-            )
-            .take(PEERS_MAX)
-            .collect()
-    }
-
-    fn is_lacked_by(&self, node: NodeId, peer: NodeId) -> bool {
-        let said = self.links.get(&peer).and_then(|link| link.said.as_ref());
-        node != peer && said.is_some_and(|said| !said.hears.contains(&node))
-    }
-
-    fn gossip(&mut self, now: Tick) {
-        if now < self.next_gossip {
-            return;
-        }
-        self.next_gossip = now.after_millis(self.config.timing.gossip_millis);
-        let peers: Vec<NodeId> = self.links.keys().copied().collect();
-        for peer in peers {
-            let list = self.lacking(peer, None);
-            self.send_peers(peer, list);
-        }
-    }
-
-    /// Tells the other machines and the people what has changed since the last time.
-    fn publish(&mut self, now: Tick) {
-        let members = self.members_at(now);
-        let old = std::mem::replace(&mut self.published, members);
-        let new = &self.published;
-        for (node, member) in &old.members {
-            if new.members.get(node).map(|kept| kept.boot) != Some(member.boot) {
-                let cause = self.causes.remove(node).unwrap_or(LossCause::Deaf);
-                self.orders
-                    .push_back(Output::Event(Event::MemberLost { node: *node, cause }));
-            }
-        }
-        self.causes.retain(|node, _| self.links.contains_key(node));
-        for (node, member) in &new.members {
-            let was_in = old.members.get(node).map(|known| known.boot) == Some(member.boot);
-            if !was_in && *node != self.config.me {
-                let (node, boot) = (*node, member.boot);
-                self.orders
-                    .push_back(Output::Event(Event::MemberJoined { node, boot }));
-            }
-        }
-        if (old.leader(), old.term) != (new.leader(), new.term) {
-            self.orders.push_back(Output::Event(Event::LeaderChanged {
-                term: new.term,
-                leader: new.leader(),
-            }));
-        }
-        if old != *new {
-            self.orders.push_back(Output::MembersChanged(new.clone()));
-        }
-    }
-
-    fn members_at(&self, now: Tick) -> Members {
-        let suspect = self.config.timing.suspect_millis;
-        let me = Member {
-            boot: self.config.boot,
-            health: Health::Sound,
-        };
-        let mutual = |link: &&Link| is_mutual(link, self.config.me);
-        let others = self.links.iter().filter(|(_, link)| mutual(link));
-        Members {
-            term: self.leadership.term,
-            role: self.leadership.role,
-            members: others
-                .map(|(peer, link)| {
-                    let health = if now.millis_since(link.heard) < suspect {
-                        Health::Sound
-                    } else {
-                        Health::Suspect
-                    };
-                    let boot = link.boot;
-                    (*peer, Member { boot, health })
-                })
-                .chain([(self.config.me, me)])
-                .collect(),
         }
     }
 }

@@ -1,0 +1,184 @@
+//! Carrying out what the machines of a host order: at once, or as a job that takes a while.
+
+use cairn_machine::view::View;
+use cairn_machine::{Machine, Tick, capability, member, pipeline, placement, shard};
+use cairn_wire::control::{Control, NodeStatus, Plan};
+
+use super::{Answer, Host, Job, Mail, Memory, Order};
+use crate::engine;
+
+impl Host {
+    pub(super) fn drain_member(&mut self) {
+        while let Some(output) = self.member.poll() {
+            match output {
+                member::Output::Dial {
+                    dial,
+                    node,
+                    addresses,
+                } => self.orders.push_back(Order::Dial {
+                    dial,
+                    node,
+                    addresses,
+                }),
+                member::Output::Close { peer } => {
+                    self.links.remove(&peer);
+                    self.orders.push_back(Order::Close { peer });
+                }
+                member::Output::SendHeartbeat { peer, heartbeat } => {
+                    self.send_control(peer, &Control::Heartbeat(heartbeat));
+                }
+                member::Output::SendPeers { peer, list } => {
+                    self.send_control(peer, &Control::Peers(list));
+                }
+                member::Output::SendLeave { peer } => self.send_control(peer, &Control::Leave),
+                member::Output::PersistTerm(number) => {
+                    self.orders.push_back(Order::PersistTerm(number));
+                }
+                member::Output::MembersChanged(members) => self.members_changed(&members),
+                member::Output::Event(event) => self.orders.push_back(Order::Event(event)),
+            }
+        }
+    }
+
+    pub(super) fn members_changed(&mut self, members: &member::Members) {
+        let view = View {
+            term: members.term,
+            leader: members.leader(),
+            nodes: members.members.keys().copied().collect(),
+        };
+        self.post(Mail::Capability(capability::Input::Members(view.clone())));
+        self.post(Mail::Placement(placement::Input::Members(view.clone())));
+        self.post(Mail::Shard(shard::Input::Members(view.clone())));
+        self.post(Mail::Pipeline(pipeline::Input::Members(view)));
+    }
+
+    pub(super) fn drain_capability(&mut self) {
+        while let Some(output) = self.capability.poll() {
+            match output {
+                capability::Output::TakeStatus => {
+                    let status = capability::Input::StatusTaken(NodeStatus::default());
+                    self.post(Mail::Capability(status));
+                }
+                capability::Output::Send { to, message } => self.send_control(to, &message),
+                capability::Output::Changed(capabilities) => {
+                    let changed = placement::Input::Capabilities(capabilities);
+                    self.post(Mail::Placement(changed));
+                }
+            }
+        }
+    }
+
+    pub(super) fn drain_placement(&mut self, now: Tick) {
+        while let Some(output) = self.placement.poll() {
+            match output {
+                placement::Output::Describe { name } => {
+                    let facts = Ok(engine::facts());
+                    let described = placement::Input::Described { name, facts };
+                    let millis = self.rng.between(1, 50);
+                    self.later(now, millis, Job::Mail(Box::new(Mail::Placement(described))));
+                }
+                placement::Output::Solve {
+                    question,
+                    mut request,
+                } => {
+                    // The proof of optimality is the planner's own tests' business.
+                    request.search_steps = 100;
+                    let plan = cairn_planner::plan(&request).map_err(|error| error.to_string());
+                    let solved = placement::Input::Solved { question, plan };
+                    let millis = self.rng.between(1, 50);
+                    self.later(now, millis, Job::Mail(Box::new(Mail::Placement(solved))));
+                }
+                placement::Output::Send { to, message } => self.send_control(to, &message),
+                placement::Output::Load { plan, stage } => {
+                    self.post(Mail::Shard(shard::Input::Load { plan, stage }));
+                }
+                placement::Output::Unload { plan } => {
+                    self.post(Mail::Shard(shard::Input::Unload { plan }));
+                }
+                placement::Output::Probe { plan } => {
+                    self.post(Mail::Pipeline(pipeline::Input::Probe(plan)));
+                }
+                placement::Output::Adopted { plan } => {
+                    self.post(Mail::Shard(shard::Input::Adopted { plan: plan.id }));
+                    self.post(Mail::Pipeline(pipeline::Input::Adopted(plan)));
+                }
+                placement::Output::Note(note) => self.orders.push_back(Order::Note(note)),
+            }
+        }
+    }
+
+    pub(super) fn drain_shard(&mut self, now: Tick) {
+        while let Some(output) = self.shard.poll() {
+            match output {
+                shard::Output::LoadLayers { plan, stage } => {
+                    let millis = self.rng.between(20, 500);
+                    self.later(now, millis, Job::Load { plan, stage });
+                }
+                shard::Output::DropLayers { plan } => self.engine.drop_layers(plan),
+                shard::Output::StageLoaded { plan, result } => {
+                    let loaded = placement::Input::StageLoaded { plan, result };
+                    self.post(Mail::Placement(loaded));
+                }
+                shard::Output::OpenSlot {
+                    plan,
+                    sequence,
+                    rows_max,
+                    sampling: _,
+                } => self.engine.open(plan, sequence, rows_max),
+                shard::Output::CloseSlot { plan, sequence } => self.engine.close(plan, sequence),
+                shard::Output::Forward(pass) => {
+                    let plan = pass.plan;
+                    let result = self.engine.forward(&pass);
+                    let done = shard::Input::PassDone { plan, result };
+                    let millis = self.rng.between(1, 5);
+                    self.later(now, millis, Job::Mail(Box::new(Mail::Shard(done))));
+                }
+                shard::Output::Send { to, frame } => {
+                    if let Some(frame) = self.send(to, frame) {
+                        self.shard.handle(now, shard::Input::Unsent { to, frame });
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn loaded(&mut self, plan: &Plan, stage: u16) {
+        let result = match self.memory {
+            Memory::AsStated => {
+                self.engine.install(plan, stage);
+                Ok(1)
+            }
+            Memory::Overstated => Err("there is less memory than was stated".to_owned()),
+        };
+        let plan = plan.id;
+        self.post(Mail::Shard(shard::Input::LayersLoaded { plan, result }));
+    }
+
+    pub(super) fn drain_pipeline(&mut self, now: Tick) {
+        while let Some(output) = self.pipeline.poll() {
+            match output {
+                pipeline::Output::Send { to, frame } => {
+                    if let Some(frame) = self.send(to, frame) {
+                        let unsent = pipeline::Input::Unsent { to, frame };
+                        self.pipeline.handle(now, unsent);
+                    }
+                }
+                pipeline::Output::Token { id, token, .. } => {
+                    self.orders
+                        .push_back(Order::Answer(id, Answer::Token(token)));
+                }
+                pipeline::Output::Finished { id, .. } => {
+                    self.orders.push_back(Order::Answer(id, Answer::Finished));
+                }
+                pipeline::Output::Aborted { id, cause } => {
+                    self.orders
+                        .push_back(Order::Answer(id, Answer::Aborted(cause)));
+                }
+                pipeline::Output::Probed { plan, result } => {
+                    let probed = placement::Input::Probed { plan, result };
+                    self.post(Mail::Placement(probed));
+                }
+            }
+        }
+    }
+}

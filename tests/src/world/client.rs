@@ -1,0 +1,57 @@
+//! Clients of a world: each asks one node, and knows what one node alone would answer.
+
+use cairn_machine::pipeline::{Request, RequestId};
+use cairn_wire::data::Sampling;
+use cairn_wire::id::BootId;
+
+use super::{Asked, World};
+use crate::engine::oracle;
+use crate::host::{Answer, Fact};
+use crate::net::Seat;
+
+impl World {
+    pub(super) fn ask(&mut self, seat: Seat) {
+        let prompt: Vec<u32> = (0..self.rng.between(1, 150))
+            .map(|_| self.rng.below(1_000) as u32)
+            .collect();
+        let tokens_max = self.rng.between(1, 20) as u32;
+        let answer = oracle(&prompt, tokens_max as usize).into();
+        let Some(run) = self.run_at(seat) else {
+            return;
+        };
+        let boot = run.boot;
+        let id = RequestId(self.requests);
+        self.requests += 1;
+        let at = self.now;
+        self.asked.insert((seat, boot, id), Asked { at, answer });
+        let request = Request {
+            tokens: prompt,
+            tokens_max,
+            end_tokens: Vec::new(),
+            sampling: Sampling::GREEDY,
+        };
+        self.tell(seat, boot, Fact::Submit(id, request));
+    }
+
+    pub(super) fn answer(&mut self, seat: Seat, boot: BootId, id: RequestId, answer: Answer) {
+        let key = (seat, boot, id);
+        let asked = self.asked.get_mut(&key);
+        let asked = asked.expect("an answer to nobody, or after its end");
+        match answer {
+            Answer::Token(token) => {
+                let expected = asked.answer.pop_front();
+                assert_eq!(Some(token), expected, "not what one node would say");
+            }
+            Answer::Finished => {
+                assert!(asked.answer.is_empty(), "the answer is cut short");
+                self.asked.remove(&key);
+                self.answered += 1;
+            }
+            Answer::Aborted(cause) => {
+                self.asked.remove(&key);
+                self.remember(|| format!("{seat:?} aborts {id:?}: {cause:?}"));
+                self.aborts.push((self.now, seat, cause));
+            }
+        }
+    }
+}
