@@ -31,8 +31,10 @@ use screen::Screen;
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often children, signals and health are looked at.
 const LOOK: Duration = Duration::from_millis(50);
-/// Log lines that belong to the answer arrive within this after it.
-const LAST_LINES: Duration = Duration::from_millis(300);
+/// Other nodes' log lines arrive within this after what they tell of.
+const LAST_LINES: Duration = Duration::from_millis(500);
+/// How long a log that never pauses may hold up the question.
+const CATCH_UP: Duration = Duration::from_secs(2);
 /// Log lines and pieces between their threads and the screen.
 const EVENTS_MAX: usize = 256;
 
@@ -72,10 +74,11 @@ fn show(args: &DemoArgs, cluster: &mut Cluster, signals: &Signals) -> Result<(),
     let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
     follow_logs(api.clone(), sender.clone());
     wait_ready(args, cluster, &api, &events, &mut screen, signals)?;
+    let ready_seconds = begun.elapsed().as_secs_f64();
+    show_last_lines(&events, &mut screen)?;
     screen.note(&format!(
-        "{} nodes ready after {:.1} s; asking {}: {}",
+        "{} nodes ready after {ready_seconds:.1} s; asking {}: {}",
         args.nodes,
-        begun.elapsed().as_secs_f64(),
         cluster.first_name(),
         args.prompt
     ))?;
@@ -128,6 +131,19 @@ fn wait_ready(
             READY_TIMEOUT.as_secs()
         ),
     ))
+}
+
+/// Lets the log of the others catch up, so that it does not tell of the start beside the answer.
+fn show_last_lines(events: &Receiver<Event>, screen: &mut Screen) -> Result<(), Failure> {
+    let deadline = Instant::now() + CATCH_UP;
+    while Instant::now() < deadline {
+        match events.recv_timeout(LAST_LINES) {
+            Ok(Event::Log(line)) => screen.log(&line)?,
+            // Nothing is asked yet, so there are no pieces.
+            Ok(Event::Piece(_)) | Err(_) => break,
+        }
+    }
+    Ok(())
 }
 
 /// Shows the answer and the log until both are done.
