@@ -241,6 +241,7 @@ fn hop(criterion: &mut Criterion) {
 }
 
 /// The figure that counts: both in turns, some round trips each, and their medians.
+#[expect(clippy::print_stdout, reason = "the result of the bench")]
 fn interleaved(
     kib: usize,
     hop: &Hop,

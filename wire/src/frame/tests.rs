@@ -443,7 +443,7 @@ proptest! {
         mut bytes in prop::collection::vec(any::<u8>(), 0..200),
         kind in 0_u16..24,
     ) {
-        let _ = DataFrame::decode(&bytes);
+        drop(DataFrame::decode(&bytes));
         // With a sound prelude the header's own checks are reached.
         let header = bytes.len().saturating_sub(PRELUDE_BYTES);
         if header > 0 && header.is_multiple_of(ALIGNMENT) {
@@ -452,8 +452,8 @@ proptest! {
             bytes[4] = codec::MAJOR;
             bytes[6..8].copy_from_slice(&kind.to_le_bytes());
             bytes[8..12].copy_from_slice(&(header as u32).to_le_bytes());
-            let _ = DataFrame::decode(&bytes);
-            let _ = Control::decode(&bytes);
+            drop(DataFrame::decode(&bytes));
+            drop(Control::decode(&bytes));
         }
     }
 }

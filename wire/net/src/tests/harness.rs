@@ -92,7 +92,7 @@ impl Node {
         let (sender, events): (Sender<Event>, _) = channel();
         let sink = Arc::new(move |event| {
             // The test may be over.
-            let _ = sender.send(event);
+            sender.send(event).ok();
         });
         let net = start_version(config, sink, version).expect("loopback can be listened on");
         Self { net, events }

@@ -111,7 +111,7 @@ fn frames_without_credit_cut_the_link() {
     let mut held = Vec::new();
     let cause = loop {
         // A sender that ignores its allowance.
-        let _ = link.force_data(rows(4, 1.0).encode().unwrap());
+        link.force_data(rows(4, 1.0).encode().unwrap()).ok();
         match b.events.try_recv() {
             Ok(Event::Data { guard, .. }) => held.push(guard),
             Ok(Event::Disconnected { cause, .. }) => break cause,
