@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cairn_machine::member::{
-    DialFailure, DialId, Event as MemberEvent, Input, Members, Membership, Output,
+    DialFailure, DialId, Event as MemberEvent, Input, LossCause, Members, Membership, Output,
 };
 use cairn_machine::view::View;
 use cairn_machine::{capability, pipeline, placement, shard};
@@ -141,6 +141,10 @@ impl DiscoveryRole {
                     tracing::info!(node = self.wiring.name(*node), "a node joined");
                 }
             }
+            MemberEvent::MemberLost {
+                node,
+                cause: LossCause::WeLeave,
+            } => tracing::debug!(node = self.wiring.name(*node), "left it"),
             MemberEvent::MemberLost { node, cause } => {
                 tracing::warn!(node = self.wiring.name(*node), ?cause, "a node is gone");
             }

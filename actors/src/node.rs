@@ -98,6 +98,7 @@ impl Node {
             None => (None, None),
         };
         let snapshot = Snapshot {
+            wiring: &self.wiring,
             me: self.wiring.me,
             cluster: &self.cluster,
             name: &self.name,

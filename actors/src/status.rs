@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capability::Told;
 use crate::pipeline::Load;
+use crate::wiring::Wiring;
 
 /// Whether prompts can be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +166,7 @@ pub struct NodeView {
 
 /// Everything that a status is made from, taken at one moment.
 pub(crate) struct Snapshot<'a> {
+    pub(crate) wiring: &'a Wiring,
     pub(crate) me: NodeId,
     pub(crate) cluster: &'a str,
     pub(crate) name: &'a str,
@@ -209,14 +211,9 @@ impl Snapshot<'_> {
         }
     }
 
+    /// Also of a node that is gone: the others speak of it still.
     fn node_name(&self, node: NodeId) -> String {
-        if node == self.me {
-            return self.name.to_owned();
-        }
-        match self.told.capabilities.get(&node) {
-            Some(capability) => capability.name.clone(),
-            None => node.to_string(),
-        }
+        self.wiring.name(node)
     }
 
     fn plan_view(&self, plan: &Plan) -> PlanView {

@@ -113,11 +113,17 @@ impl Relay {
     ) {
         let started = Instant::now();
         let mut newest = self.book.newest();
+        let mut view = self.wiring.view.subscribe();
         let mut renew = tokio::time::interval(RENEW);
         let mut release = tokio::time::interval(HOLD / 2);
         loop {
             tokio::select! {
                 _ = renew.tick() => self.ask(&follower),
+                // A newcomer's lines would be out of order if they waited for the renewal.
+                changed = view.changed() => match changed {
+                    Ok(()) => self.ask(&follower),
+                    Err(_) => return,
+                },
                 _ = release.tick() => {
                     let ending = !follower.query.follow && started.elapsed() > COLLECT;
                     let hold = if ending { Duration::ZERO } else { HOLD };
