@@ -409,7 +409,8 @@ impl<P: Planes, const OFFSET: i32> Weights for SuperHalfOffset<P, OFFSET> {
         scale: [S::F; 2],
         x: *const Block,
     ) -> S::F {
-        let inits = [0, 1].map(|half| (*x).half_sums[half].wrapping_mul(-OFFSET));
+        let [low, high] = (*x).half_sums;
+        let inits = [low.wrapping_mul(-OFFSET), high.wrapping_mul(-OFFSET)];
         let sum = dot_halves::<S, P>(weights, scale, x, inits);
         S::fma(sum, S::splat((*x).scale), acc)
     }

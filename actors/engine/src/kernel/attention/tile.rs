@@ -139,7 +139,8 @@ impl Kernel for SegmentTile<'_, '_> {
             match self.pairs {
                 0 | 1 => self.tile::<S, 1>(),
                 2 => self.tile::<S, 2>(),
-                3 | 4 => self.tile::<S, 4>(),
+                3 => self.tile::<S, 3>(),
+                4 => self.tile::<S, 4>(),
                 _ => self.tile::<S, 8>(),
             }
         }
@@ -206,12 +207,11 @@ impl SegmentTile<'_, '_> {
         unsafe {
             let mut sums = [[S::splat(0.0); V]; M];
             for component in 0..self.cache.head_dim() {
-                let keys = keys.map(|keys| S::load(keys.add(component * POSITIONS)));
+                let mut key = [S::splat(0.0); V];
+                unrolled!(V, v => key[v] = S::load(keys[v].add(component * POSITIONS)));
                 unrolled!(M, m => {
                     let query = S::splat(*self.queries.as_ptr().add(m * dim + component));
-                    for (sum, key) in sums[m].iter_mut().zip(keys) {
-                        *sum = S::fma(query, key, *sum);
-                    }
+                    unrolled!(V, v => sums[m][v] = S::fma(query, key[v], sums[m][v]));
                 });
             }
             for (m, sums) in sums.into_iter().enumerate() {
@@ -305,13 +305,11 @@ impl SegmentTile<'_, '_> {
                 let weights = self.scores.as_ptr().add(block * POSITIONS);
                 for position in 0..POSITIONS {
                     let values = values.add(position * dim);
-                    let values: [S::F; V] =
-                        std::array::from_fn(|v| S::load(values.add(v * S::LANES)));
+                    let mut value = [S::splat(0.0); V];
+                    unrolled!(V, v => value[v] = S::load(values.add(v * S::LANES)));
                     unrolled!(M, m => {
                         let weight = S::splat(*weights.add(m * SEGMENT + position));
-                        for (sum, value) in sums[m].iter_mut().zip(values) {
-                            *sum = S::fma(weight, value, *sum);
-                        }
+                        unrolled!(V, v => sums[m][v] = S::fma(weight, value[v], sums[m][v]));
                     });
                 }
             }

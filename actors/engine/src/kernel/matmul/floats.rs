@@ -84,7 +84,8 @@ impl<W: Float> Tile for FloatTile<W> {
                 }
                 col += 2;
             }
-            std::array::from_fn(|m| S::add(even[m], odd[m]))
+            unrolled!(M, m => even[m] = S::add(even[m], odd[m]));
+            even
         }
     }
 }
