@@ -1,5 +1,6 @@
 //! What a node is started with, asked and answered. Words only; see [`crate::Node`].
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,6 +51,19 @@ pub struct Config {
     pub models: Arc<dyn Models>,
     /// Where log lines are kept for followers.
     pub logs: LogBook,
+}
+
+impl fmt::Debug for Config {
+    /// Leaves out what is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("name", &self.name)
+            .field("cluster", &self.cluster)
+            .field("listen", &self.listen)
+            .field("data_dir", &self.data_dir)
+            .field("model", &self.model)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Who speaks in a chat.

@@ -44,6 +44,15 @@ pub struct Node {
     plan: watch::Receiver<Option<Arc<Plan>>>,
 }
 
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.wiring.me)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Node {
     /// Starts the actors and the network.
     ///

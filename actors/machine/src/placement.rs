@@ -256,12 +256,13 @@ impl PlacementMachine {
             self.leader.step_down();
         }
         if let Some((from, plan)) = self.follower.early.take() {
-            self.proposed(from, plan);
+            self.proposed(now, from, plan);
         }
+        self.answer(now);
     }
 
     /// A plan arrives at its stages, the leader's own among them.
-    fn proposed(&mut self, from: NodeId, plan: Plan) {
+    fn proposed(&mut self, now: Tick, from: NodeId, plan: Plan) {
         if let Err(fault) = check(&plan) {
             self.refuse(from, format!("proposed a bad plan: {fault:?}"));
             return;
@@ -276,8 +277,8 @@ impl PlacementMachine {
             return;
         }
         if self.follower.newest() >= Some(plan.id) {
-            self.follower
-                .repeat(self.me, from, plan.id, &mut self.outputs);
+            // The first answer may have been lost.
+            self.answer(now);
             return;
         }
         let stage = stage_of(&plan, self.me);
@@ -286,11 +287,17 @@ impl PlacementMachine {
     }
 
     fn stage_loaded(&mut self, now: Tick, plan: PlanId, result: Result<u64, String>) {
-        let Some(stage) = self.follower.loaded(plan, &result) else {
+        self.follower.loaded(plan, result);
+        self.answer(now);
+    }
+
+    /// Tells the leader how loading went, once there is something to tell. Saying it twice is harmless.
+    fn answer(&mut self, now: Tick) {
+        let Some((plan, stage, result)) = self.follower.answer(&self.view) else {
             return;
         };
-        let leader = plan.term.leader;
-        if leader == self.me {
+        let to = plan.term.leader;
+        if to == self.me {
             let outcome = result.map(|_| ());
             self.leader
                 .stage_answered(now, self.me, plan, outcome, &mut self.outputs);
@@ -308,7 +315,6 @@ impl PlacementMachine {
                 detail,
             }),
         };
-        let to = leader;
         self.outputs.push_back(Output::Send { to, message });
     }
 
@@ -326,10 +332,10 @@ impl PlacementMachine {
     }
 
     /// The leader's announcements reach its own node by the same way as the others.
-    fn deliver_to_self(&mut self) {
+    fn deliver_to_self(&mut self, now: Tick) {
         while let Some(announcement) = self.leader.to_self.pop_front() {
             match announcement {
-                Announcement::Propose(plan) => self.proposed(self.me, plan),
+                Announcement::Propose(plan) => self.proposed(now, self.me, plan),
                 Announcement::Adopt(plan) => self.follower.adopt(plan, &mut self.outputs),
                 Announcement::Abandon(abandon) => {
                     self.follower.abandon(abandon.plan, &mut self.outputs);
@@ -365,7 +371,7 @@ impl Machine for PlacementMachine {
                 self.leader
                     .probed(now, &self.view, plan, result, &mut self.outputs);
             }
-            Input::Proposed { from, plan } => self.proposed(from, plan),
+            Input::Proposed { from, plan } => self.proposed(now, from, plan),
             Input::Loaded { from, loaded } => {
                 let outputs = &mut self.outputs;
                 self.leader
@@ -383,14 +389,14 @@ impl Machine for PlacementMachine {
                 }
             }
         }
-        self.deliver_to_self();
+        self.deliver_to_self(now);
     }
 
     fn wake(&mut self, now: Tick) {
         if self.leads() {
             self.leader.wake(now, &self.view, &mut self.outputs);
         }
-        self.deliver_to_self();
+        self.deliver_to_self(now);
     }
 
     fn poll(&mut self) -> Option<Output> {

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cairn_wire::control::{Control, LoadFailed, Loaded, Plan};
+use cairn_wire::control::Plan;
 use cairn_wire::id::{NodeId, PlanId};
 
 use super::Output;
+use crate::view::View;
 
 /// The plans that a node holds: one in force, one staged.
 #[derive(Debug, Default)]
@@ -54,46 +55,25 @@ impl Follower {
         self.staged = Some(Staged { plan, mine, load });
     }
 
-    /// Answers a proposal that was heard before: the first answer may have been lost.
-    pub(super) fn repeat(
-        &self,
-        me: NodeId,
-        to: NodeId,
-        plan: PlanId,
-        outputs: &mut VecDeque<Output>,
-    ) {
-        let Some(staged) = self.staged.as_ref().filter(|staged| staged.plan.id == plan) else {
-            return;
-        };
+    /// What the leader is to be told: a failure at once, a load only when this node reaches
+    /// every owner. The leader reaches them all; its probe's rows go from each to the next.
+    pub(super) fn answer(&self, view: &View) -> Option<(PlanId, u16, Result<u64, String>)> {
+        let staged = self.staged.as_ref()?;
         let (Some(stage), Load::Done(result)) = (staged.mine, &staged.load) else {
-            return;
+            return None;
         };
-        if to == me {
-            return;
+        if result.is_ok() && view.missing_owner(&staged.plan).is_some() {
+            return None;
         }
-        let message = match result.clone() {
-            Ok(weight_bytes) => Control::Loaded(Loaded {
-                plan,
-                stage,
-                weight_bytes,
-            }),
-            Err(detail) => Control::LoadFailed(LoadFailed {
-                plan,
-                stage,
-                detail,
-            }),
-        };
-        outputs.push_back(Output::Send { to, message });
+        Some((staged.plan.id, stage, result.clone()))
     }
 
-    /// Notes the outcome of a load; the stage's index if it was waited for.
-    pub(super) fn loaded(&mut self, plan: PlanId, result: &Result<u64, String>) -> Option<u16> {
-        let staged = self
-            .staged
-            .as_mut()
-            .filter(|staged| staged.plan.id == plan)?;
-        staged.load = Load::Done(result.clone());
-        staged.mine
+    /// Notes the outcome of a load.
+    pub(super) fn loaded(&mut self, plan: PlanId, result: Result<u64, String>) {
+        let staged = self.staged.as_mut();
+        if let Some(staged) = staged.filter(|staged| staged.plan.id == plan) {
+            staged.load = Load::Done(result);
+        }
     }
 
     /// The staged plan is in force now. Anything else is stale and ignored.

@@ -401,3 +401,26 @@ fn a_repeated_proposal_is_answered_again() {
     let answers = rig.sent(|message| matches!(message, Control::Loaded(_)));
     assert_eq!(answers, [node(1), node(1)]);
 }
+
+#[test]
+fn a_stage_that_does_not_reach_every_owner_yet_answers_when_it_does() {
+    let mut rig = follower();
+    let mut plan = proposal(1);
+    plan.stages.push(Stage {
+        node: node(3),
+        first: 6,
+        end: 7,
+        ..plan.stages[0].clone()
+    });
+    plan.model.layers = 7;
+    let (from, id) = (node(1), plan.id);
+    rig.feed(Input::Proposed { from, plan });
+    rig.feed(Input::StageLoaded {
+        plan: id,
+        result: Ok(7),
+    });
+    let loaded = |message: &Control| matches!(message, Control::Loaded(_));
+    assert!(rig.sent(loaded).is_empty(), "node 3 is not in sight");
+    rig.members(1, &[1, 2, 3]);
+    assert_eq!(rig.sent(loaded), [node(1)]);
+}
