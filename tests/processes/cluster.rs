@@ -19,6 +19,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Long enough for a prompt to be read, short enough to wait for.
 pub(crate) const PROMPT: &str = "hello the hello";
 
+/// Room for answers that last, and little work for the machine.
+const TINY_FLAGS: [&str; 4] = ["--threads", "1", "--context", "32768"];
+
 /// Only one test at a time has processes.
 pub(crate) fn gate() -> MutexGuard<'static, ()> {
     static GATE: Mutex<()> = Mutex::new(());
@@ -43,25 +46,34 @@ impl Cluster {
     pub(crate) fn tiny(layers: u32) -> Self {
         let dir = temporary();
         let model = model::tiny(dir.path(), layers);
-        Self::of(model, dir, &["--threads", "1", "--context", "32768"])
+        let port = free_udp_port().to_string();
+        let here = ["--listen", "127.0.0.1:0", "--mdns-port", &port];
+        Self::of(model, dir, &[&here[..], &TINY_FLAGS].concat())
+    }
+
+    /// No node yet; its nodes shall run on hosts of their own, and find each other as users' do.
+    pub(crate) fn on_hosts(layers: u32) -> Self {
+        let dir = temporary();
+        let model = model::tiny(dir.path(), layers);
+        Self::of(model, dir, &TINY_FLAGS)
     }
 
     /// No node yet; serves the real model.
-    pub(crate) fn real(flags: &[&str]) -> Self {
-        Self::of(model::real(), temporary(), flags)
+    pub(crate) fn real() -> Self {
+        let port = free_udp_port().to_string();
+        let here = ["--listen", "127.0.0.1:0", "--mdns-port", &port];
+        Self::of(model::real(), temporary(), &here)
     }
 
     fn of(model: Model, dir: TempDir, flags: &[&str]) -> Self {
         let gate = gate();
-        let port = free_udp_port().to_string();
-        let loopback = ["--listen", "127.0.0.1:0", "--mdns-port", &port];
         let common = ["--strategy", "uniform", "--log-level", "debug"];
-        let flags = [&loopback[..], &common, flags].concat();
+        let flags = [&common, flags].concat();
         Self {
             nodes: Vec::new(),
             flags: flags.into_iter().map(str::to_owned).collect(),
             model,
-            name: format!("test-{port}"),
+            name: format!("test-{}", std::process::id()),
             secret: "a secret for tests, well known".to_owned(),
             dir,
             _gate: gate,
@@ -88,6 +100,12 @@ impl Cluster {
         for number in 1..=count {
             self.spawn(&format!("n{number}"), &[], Vec::new());
         }
+        self.nodes_started();
+    }
+
+    /// Waits until every node serves HTTP.
+    #[track_caller]
+    pub(crate) fn nodes_started(&mut self) {
         self.nodes.iter_mut().for_each(Node::wait_started);
     }
 

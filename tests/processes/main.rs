@@ -10,8 +10,14 @@
 mod cluster;
 mod http;
 mod model;
+mod namespace;
 mod node;
 mod output;
 
+mod client;
 mod demo;
+mod footprint;
+mod hosts;
 mod membership;
+mod refusals;
+mod sizes;

@@ -48,6 +48,7 @@ fn a_node_that_joins_is_in_the_next_plan() {
 ///
 /// `pick` chooses the node by the status of the whole cluster.
 #[track_caller]
+#[expect(clippy::print_stdout, reason = "a figure for people, not a bound")]
 fn lose(signal: Signal, pick: impl Fn(&Value) -> String) {
     let mut cluster = Cluster::tiny(8);
     cluster.start_many(4);

@@ -58,6 +58,11 @@ impl Output {
         self.lock().iter().any(|line| line.contains(part))
     }
 
+    /// All lines so far.
+    pub(crate) fn parsed(&self) -> Vec<Value> {
+        self.lock().iter().map(|line| parse(line)).collect()
+    }
+
     /// The last lines, for a failure's message.
     pub(crate) fn tail(&self, count: usize) -> String {
         let lines = self.lock();
