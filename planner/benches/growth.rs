@@ -1,6 +1,7 @@
 //! How planning time and the proven gap grow with the cluster, up to 2,000 devices.
 //!
 //! Prints the gap beside the times, because a fast plan of unknown worth is no plan.
+#![expect(clippy::print_stdout, reason = "a bench talks to a person")]
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -46,6 +47,7 @@ fn growth(criterion: &mut Criterion) {
     group.finish();
 }
 
+#[expect(clippy::too_many_lines, reason = "one table of figures")]
 /// A seeded cluster with about twice the memory that the model needs.
 fn request(devices: u64, layers: u64, kind: Kind, objective: Objective) -> Request {
     let mut dice = Dice(devices * 31 + layers);

@@ -6,6 +6,7 @@
 mod units;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::ops::Range;
 
@@ -103,7 +104,7 @@ struct Reader<'t> {
 }
 
 /// The entries of one `[[device]]` or `[[link]]`.
-struct Entry<'e, 't> {
+struct Item<'e, 't> {
     kind: &'static str,
     span: Range<usize>,
     table: &'e DeTable<'t>,
@@ -145,7 +146,7 @@ impl<'t> Reader<'t> {
         file
     }
 
-    fn entries<'e>(&mut self, table: &'e DeTable<'t>, kind: &'static str) -> Vec<Entry<'e, 't>> {
+    fn entries<'e>(&mut self, table: &'e DeTable<'t>, kind: &'static str) -> Vec<Item<'e, 't>> {
         let Some(value) = table.get(kind) else {
             return Vec::new();
         };
@@ -159,7 +160,7 @@ impl<'t> Reader<'t> {
         let mut entries = Vec::new();
         for item in array.iter() {
             match item.get_ref() {
-                DeValue::Table(table) => entries.push(Entry {
+                DeValue::Table(table) => entries.push(Item {
                     kind,
                     span: item.span(),
                     table,
@@ -176,7 +177,7 @@ impl<'t> Reader<'t> {
     fn device(
         &mut self,
         index: u32,
-        entry: &Entry<'_, 't>,
+        entry: &Item<'_, 't>,
         names: &mut BTreeMap<String, DeviceId>,
     ) -> Option<Device> {
         self.unknown_keys(entry, &["name", "memory", "bandwidth", "compute"]);
@@ -186,13 +187,17 @@ impl<'t> Reader<'t> {
             let (name, span) = (name.get_ref().clone(), name.span());
             if name.is_empty() {
                 self.mistake(span, "a device needs a name that is not empty".into());
-            } else if names.contains_key(&name) {
-                self.mistake(
-                    span,
-                    format!("the name \"{name}\" is taken by a device above"),
-                );
             } else {
-                names.insert(name, id);
+                match names.entry(name) {
+                    Entry::Vacant(place) => {
+                        place.insert(id);
+                    }
+                    Entry::Occupied(taken) => {
+                        let name = taken.key();
+                        let what = format!("the name \"{name}\" is taken by a device above");
+                        self.mistake(span, what);
+                    }
+                }
             }
         }
         let memory = self.number(entry, "memory", units::bytes);
@@ -207,7 +212,7 @@ impl<'t> Reader<'t> {
         })
     }
 
-    fn link(&mut self, entry: &Entry<'_, 't>, names: &BTreeMap<String, DeviceId>) -> Option<Link> {
+    fn link(&mut self, entry: &Item<'_, 't>, names: &BTreeMap<String, DeviceId>) -> Option<Link> {
         self.unknown_keys(entry, &["from", "to", "rtt", "bandwidth"]);
         let from = self.end(entry, "from", names);
         let to = self.end(entry, "to", names);
@@ -231,7 +236,7 @@ impl<'t> Reader<'t> {
 
     fn end(
         &mut self,
-        entry: &Entry<'_, 't>,
+        entry: &Item<'_, 't>,
         key: &str,
         names: &BTreeMap<String, DeviceId>,
     ) -> Option<DeviceId> {
@@ -260,7 +265,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn unknown_keys(&mut self, entry: &Entry<'_, 't>, known: &[&str]) {
+    fn unknown_keys(&mut self, entry: &Item<'_, 't>, known: &[&str]) {
         for key in entry.table.keys() {
             if !known.contains(&key.get_ref().as_ref()) {
                 let what = format!(
@@ -274,7 +279,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn text_of(&mut self, entry: &Entry<'_, 't>, key: &str) -> Option<Spanned<String>> {
+    fn text_of(&mut self, entry: &Item<'_, 't>, key: &str) -> Option<Spanned<String>> {
         let Some(value) = entry.table.get(key) else {
             let what = format!("this [[{}]] has no `{key}`", entry.kind);
             self.mistake(entry.span.clone(), what);
@@ -289,7 +294,7 @@ impl<'t> Reader<'t> {
 
     fn number(
         &mut self,
-        entry: &Entry<'_, 't>,
+        entry: &Item<'_, 't>,
         key: &str,
         read: fn(&str) -> Result<u64, String>,
     ) -> Option<u64> {

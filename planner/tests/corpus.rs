@@ -230,7 +230,7 @@ fn table_of(clusters: &[Cluster]) -> String {
     for cluster in clusters {
         let (one, others_one) = plans(&request(cluster, Objective::Latency));
         let (many, others_many) = plans(&request(cluster, Objective::Throughput));
-        let _ = write!(
+        write!(
             table,
             "| {} | {} | {} of {} | {:.1} |",
             cluster.name,
@@ -238,13 +238,15 @@ fn table_of(clusters: &[Cluster]) -> String {
             one.stages.len(),
             cluster.file.devices.len(),
             one.forecast.tokens_per_second
-        );
+        )
+        .expect("a string takes it");
         gains(&mut table, &one, &others_one);
-        let _ = write!(
+        write!(
             table,
             " {:.1} |",
             f64::from(STREAMS) * 1e9 / many.proof.objective_nanos as f64
-        );
+        )
+        .expect("a string takes it");
         gains(&mut table, &many, &others_many);
         table.push('\n');
     }
@@ -253,7 +255,7 @@ fn table_of(clusters: &[Cluster]) -> String {
 
 fn gains(table: &mut String, best: &Plan, others: &[Option<Plan>; 4]) {
     for other in others {
-        let _ = match other {
+        let written = match other {
             Some(other) => write!(
                 table,
                 " {:.2}× |",
@@ -261,5 +263,6 @@ fn gains(table: &mut String, best: &Plan, others: &[Option<Plan>; 4]) {
             ),
             None => write!(table, " — |"),
         };
+        written.expect("a string takes it");
     }
 }

@@ -2,6 +2,7 @@
 //! beside plain reading of as many bytes; multiplications per second for 64.
 //!
 //! `cargo bench -p cairn-engine -- one-row/Q4_1` runs a part.
+#![expect(clippy::print_stdout, reason = "a bench talks to a person")]
 
 use cairn_engine::kernel::{Format, Isa, Packed, Pool, QuantizedRows, probe};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

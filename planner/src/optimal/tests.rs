@@ -48,72 +48,17 @@ fn compare(objective: Objective) {
 fn instance(seed: u64, objective: Objective) -> Request {
     let mut dice = Dice::new(seed);
     let device_count = dice.between(1, 6);
-    let layer_count = dice.between(1, 12);
-    let alike = dice.chance(3);
-    let layer = |dice: &mut Dice| LayerCost {
-        weight_bytes: dice.between(50, 150) * 1_000_000,
-        macs_per_row: dice.between(50, 150) * 1_000_000,
-        kv_bytes_per_token: dice.between(0, 3) * 1000,
-        active_bytes: dice.chance(4).then(|| dice.between(10, 50) * 1_000_000),
-        attention_macs_per_token: dice.between(0, 4000),
-    };
-    let one = layer(&mut dice);
-    let layers: Vec<LayerCost> = (0..layer_count)
-        .map(|_| if alike { one } else { layer(&mut dice) })
-        .collect();
-    let total: u64 = layers.iter().map(|layer| layer.weight_bytes).sum();
+    let model = random_model(&mut dice);
+    let total: u64 = model.layers.iter().map(|layer| layer.weight_bytes).sum();
     // From "all of it everywhere" down to "hardly anywhere".
     let room = total * dice.between(8, 30) / 10 / device_count;
-    let kinds = dice.between(1, 4);
-    let palette: Vec<Device> = (0..kinds)
-        .map(|_| Device {
-            id: DeviceId::default(),
-            name: String::new(),
-            memory_bytes: room * dice.between(3, 20) / 10 + 120_000_000,
-            decode_bytes_per_second: dice.between(5, 100) * 1_000_000_000,
-            prefill_macs_per_second: dice.between(50, 4000) * 1_000_000_000,
-        })
-        .collect();
-    let devices: Vec<Device> = (0..device_count)
-        .map(|index| Device {
-            id: DeviceId::from_index(index as u32),
-            name: format!("d{index}"),
-            ..palette[dice.below(kinds) as usize].clone()
-        })
-        .collect();
-    let mut links = Vec::new();
-    let density = dice.below(3);
-    let speed = |dice: &mut Dice| (dice.between(0, 40) * 100, dice.between(1, 100) * 1_000_000);
-    for from in &devices {
-        for to in &devices {
-            if from.id != to.id && density > 0 && dice.chance(3 - density) {
-                let (round_trip_micros, bytes_per_second) = speed(&mut dice);
-                links.push(Link {
-                    from: from.id,
-                    to: to.id,
-                    round_trip_micros,
-                    bytes_per_second,
-                });
-            }
-        }
-    }
-    let (round_trip_micros, bytes_per_second) = speed(&mut dice);
+    let devices = random_devices(&mut dice, device_count, room);
+    let links = random_links(&mut dice, &devices);
+    let (round_trip_micros, bytes_per_second) = random_speed(&mut dice);
     let driver = match dice.below(3) {
         0 => None,
         1 => Some(DeviceId([7; 32])),
         _ => Some(devices[dice.below(device_count) as usize].id),
-    };
-    let part = |dice: &mut Dice| Part {
-        weight_bytes: dice.between(0, 60) * 1_000_000,
-        decode_bytes: dice.between(0, 60) * 1_000_000,
-        macs_per_row: dice.between(0, 60) * 1_000_000,
-    };
-    let model = Model {
-        layers,
-        embedding: part(&mut dice),
-        head: part(&mut dice),
-        tied_bytes: dice.below(2) * 30_000_000,
-        hidden_bytes_per_row: dice.between(1, 32) * 1024,
     };
     Request {
         strategy: Strategy::Optimal,
@@ -132,6 +77,78 @@ fn instance(seed: u64, objective: Objective) -> Request {
         search_steps: u64::MAX,
         ..Request::new(model, devices)
     }
+}
+
+fn random_model(dice: &mut Dice) -> Model {
+    let layer_count = dice.between(1, 12);
+    let alike = dice.chance(3);
+    let layer = |dice: &mut Dice| LayerCost {
+        weight_bytes: dice.between(50, 150) * 1_000_000,
+        macs_per_row: dice.between(50, 150) * 1_000_000,
+        kv_bytes_per_token: dice.between(0, 3) * 1000,
+        active_bytes: dice.chance(4).then(|| dice.between(10, 50) * 1_000_000),
+        attention_macs_per_token: dice.between(0, 4000),
+    };
+    let part = |dice: &mut Dice| Part {
+        weight_bytes: dice.between(0, 60) * 1_000_000,
+        decode_bytes: dice.between(0, 60) * 1_000_000,
+        macs_per_row: dice.between(0, 60) * 1_000_000,
+    };
+    let one = layer(dice);
+    Model {
+        layers: (0..layer_count)
+            .map(|_| if alike { one } else { layer(dice) })
+            .collect(),
+        embedding: part(dice),
+        head: part(dice),
+        tied_bytes: dice.below(2) * 30_000_000,
+        hidden_bytes_per_row: dice.between(1, 32) * 1024,
+    }
+}
+
+/// Of one to four kinds, so that there are twins.
+fn random_devices(dice: &mut Dice, count: u64, room: u64) -> Vec<Device> {
+    let kinds = dice.between(1, 4);
+    let palette: Vec<Device> = (0..kinds)
+        .map(|_| Device {
+            id: DeviceId::default(),
+            name: String::new(),
+            memory_bytes: room * dice.between(3, 20) / 10 + 120_000_000,
+            decode_bytes_per_second: dice.between(5, 100) * 1_000_000_000,
+            prefill_macs_per_second: dice.between(50, 4000) * 1_000_000_000,
+        })
+        .collect();
+    (0..count)
+        .map(|index| Device {
+            id: DeviceId::from_index(index as u32),
+            name: format!("d{index}"),
+            ..palette[dice.below(kinds) as usize].clone()
+        })
+        .collect()
+}
+
+/// None, some or all pairs.
+fn random_links(dice: &mut Dice, devices: &[Device]) -> Vec<Link> {
+    let density = dice.below(3);
+    let mut links = Vec::new();
+    for from in devices {
+        for to in devices {
+            if from.id != to.id && density > 0 && dice.chance(3 - density) {
+                let (round_trip_micros, bytes_per_second) = random_speed(dice);
+                links.push(Link {
+                    from: from.id,
+                    to: to.id,
+                    round_trip_micros,
+                    bytes_per_second,
+                });
+            }
+        }
+    }
+    links
+}
+
+fn random_speed(dice: &mut Dice) -> (u64, u64) {
+    (dice.between(0, 40) * 100, dice.between(1, 100) * 1_000_000)
 }
 
 struct Oracle<'r> {

@@ -111,10 +111,6 @@ pub(super) unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
 /// # Safety
 /// Every method needs the CPU features of its set, and pointers that are valid
 /// for the vector's width (no alignment asked).
-#[expect(
-    clippy::missing_safety_doc,
-    reason = "one contract for all, on the trait"
-)]
 pub(super) trait Simd: Copy {
     /// Lanes of a vector.
     const LANES: usize;

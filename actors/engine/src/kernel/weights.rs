@@ -168,10 +168,6 @@ impl Planes for PairsBit {
 ///
 /// # Safety
 /// Every method needs what [`Simd`] needs, and pointers to whole records.
-#[expect(
-    clippy::missing_safety_doc,
-    reason = "one contract for all, on the trait"
-)]
 pub(super) trait Weights {
     /// Blocks that share one scale record: 1, or the 8 of a superblock.
     const UNIT: usize;

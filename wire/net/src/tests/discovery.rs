@@ -121,8 +121,10 @@ fn a_node_that_comes_back_is_found_at_its_new_port() {
     let b = Node::start(again);
     a.wait("Found", |event| match event {
         Event::Found {
-            boot, addresses, ..
-        } if boot == BootId(99) => Some(assert_eq!(addresses, [b.address()])),
+            boot: BootId(99),
+            addresses,
+            ..
+        } => Some(assert_eq!(addresses, [b.address()])),
         _ => None,
     });
 }
