@@ -72,10 +72,10 @@ pub(crate) struct Wishes {
     /// How a leader splits layers: uniform, memory, compute, balanced or optimal
     #[arg(long, env = "CAIRN_STRATEGY")]
     pub(crate) strategy: Option<String>,
-    /// Tokens that a prompt and its answer may have together [2048]
+    /// Tokens that a prompt and its answer may have together; 2048 if not given
     #[arg(long, value_name = "TOKENS", env = "CAIRN_CONTEXT")]
     pub(crate) context: Option<u32>,
-    /// Answers that the cluster computes at once [4]
+    /// Answers that the cluster computes at once; 4 if not given
     #[arg(long, value_name = "COUNT", env = "CAIRN_SEQUENCES")]
     pub(crate) sequences: Option<u32>,
     /// Threads that compute; all cores if not given
@@ -90,7 +90,7 @@ pub(crate) struct Wishes {
     /// Do not look for peers over mDNS
     #[arg(long)]
     pub(crate) no_mdns: bool,
-    /// The least severe level to log [info]
+    /// The least severe level to log; info if not given
     #[arg(long, value_enum, value_name = "LEVEL", env = "CAIRN_LOG_LEVEL")]
     pub(crate) log_level: Option<Level>,
 }

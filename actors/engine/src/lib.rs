@@ -7,7 +7,7 @@
 //!
 //! The way in: [`ModelFile::open`] reads a GGUF header; [`Shard::load`] maps and
 //! loads a range of layers; [`Shard::open`] gives a sequence its KV cache;
-//! [`Shard::forward`] runs a [`Batch`] of rows; [`sample`] picks a token.
+//! [`Shard::forward`] runs a [`Batch`] of rows; [`sample()`] picks a token.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 #![deny(missing_docs)]

@@ -136,6 +136,12 @@ impl QuantizedRows {
         }
     }
 
+    /// `(rows, cols / 32)`, for tests that need numbers of their own.
+    #[cfg(test)]
+    pub(super) fn blocks_mut(&mut self) -> &mut [Block] {
+        &mut self.blocks[..self.rows * self.cols / BLOCK]
+    }
+
     /// `(rows, cols / 32)`
     pub(super) fn blocks(&self) -> &[Block] {
         assert!(
