@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::device::DeviceId;
 
-/// A complete answer. It passed [`crate::check`] when it was made.
+/// A complete answer. It passed [`crate::check()`] when it was made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// In the order in which a row passes them; together every layer once.
