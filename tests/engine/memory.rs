@@ -1,5 +1,5 @@
 //! What a shard costs in resident memory. Alone in its process, because it
-//! reads the process's own figure; says so when there is no model or no Linux.
+//! reads the process's own figure; says so where there is no `/proc`.
 
 #![allow(
     clippy::print_stderr,
@@ -7,6 +7,9 @@
     clippy::unwrap_used,
     reason = "a test reports and stops"
 )]
+
+#[path = "../parity/model.rs"]
+mod model;
 
 use std::sync::Arc;
 
@@ -21,12 +24,12 @@ fn resident_bytes() -> Option<u64> {
 
 #[test]
 fn resident_memory_is_tensors_and_cache_and_little_else() {
-    let (Some(path), Some(before)) = (std::env::var_os("CAIRN_TEST_MODEL"), resident_bytes())
-    else {
-        eprintln!("skipped: no CAIRN_TEST_MODEL or no /proc");
+    let path = model::path();
+    let Some(before) = resident_bytes() else {
+        eprintln!("skipped: no /proc");
         return;
     };
-    let file = Arc::new(ModelFile::open(path.as_ref()).unwrap());
+    let file = Arc::new(ModelFile::open(&path).unwrap());
     for layers in [0..15, 15..30, 0..30] {
         let options = ShardOptions::new(2048, 2);
         let mut shard = Shard::load(&file, layers.clone(), &options, &mut |_| {}).unwrap();

@@ -1,11 +1,10 @@
-//! The engine on a real model file, SmolLM2-135M-Instruct Q4_1, named by
-//! `CAIRN_TEST_MODEL`; each test says so when it is absent.
+//! The engine on a real model file, SmolLM2-135M-Instruct Q4_1. Skips nothing: without the file
+//! the tests fail and say how to get it.
 
-#![allow(
-    clippy::print_stderr,
-    clippy::unwrap_used,
-    reason = "a test reports and stops"
-)]
+#![allow(clippy::unwrap_used, reason = "a test reports and stops")]
+
+#[path = "../parity/model.rs"]
+mod model;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,13 +19,9 @@ const TEXT: &str = "The tide table hung by the door of the harbour office, and e
     In the afternoon she walked to the end of the pier and measured for herself. 17 times out of 20 \
     the table was right; the other three it was the wind.";
 
-fn open() -> Option<Arc<ModelFile>> {
-    let Some(path) = std::env::var_os("CAIRN_TEST_MODEL") else {
-        eprintln!("skipped: CAIRN_TEST_MODEL names no model file");
-        return None;
-    };
-    let file = ModelFile::open(path.as_ref()).expect("a readable model");
-    Some(Arc::new(file))
+fn open() -> Arc<ModelFile> {
+    let file = ModelFile::open(&model::path()).expect("a readable model");
+    Arc::new(file)
 }
 
 fn load(file: &Arc<ModelFile>, layers: Range<u32>, path: ComputePath) -> (Shard, SlotId) {
@@ -97,14 +92,14 @@ fn answer(file: &Arc<ModelFile>, path: ComputePath, question: &str, count: usize
 
 #[test]
 fn answers_a_question() {
-    let Some(file) = open() else { return };
+    let file = open();
     let text = answer(&file, ComputePath::Auto, "Name three primary colors.", 24);
     assert!(text.contains("Red") && text.contains("Blue"), "{text:?}");
 }
 
 #[test]
 fn kernels_agree_with_candle() {
-    let Some(file) = open() else { return };
+    let file = open();
     let tokens = file
         .tokenizer()
         .unwrap()
@@ -141,7 +136,7 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
 
 #[test]
 fn splits_and_chunks_give_the_same_bits() {
-    let Some(file) = open() else { return };
+    let file = open();
     let tokens = file
         .tokenizer()
         .unwrap()
@@ -188,7 +183,7 @@ fn splits_and_chunks_give_the_same_bits() {
 
 #[test]
 fn the_tokenizer_round_trips() {
-    let Some(file) = open() else { return };
+    let file = open();
     let tokenizer = file.tokenizer().unwrap();
     let texts = [
         TEXT,
@@ -213,7 +208,7 @@ fn the_tokenizer_round_trips() {
 /// Ids as Hugging Face's own tokenizer of this model gives them.
 #[test]
 fn a_chat_has_the_known_ids() {
-    let Some(file) = open() else { return };
+    let file = open();
     let tokenizer = file.tokenizer().unwrap();
     let message = ChatMessage {
         role: "user".into(),
