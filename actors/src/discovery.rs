@@ -111,11 +111,7 @@ impl DiscoveryRole {
     }
 
     fn members_changed(&self, members: &Members) {
-        let view = View {
-            term: members.term,
-            leader: members.leader(),
-            nodes: members.members.keys().copied().collect(),
-        };
+        let view = View::from(members);
         let wiring = &self.wiring;
         wiring.view.send_replace(view.clone());
         wiring.to_capability(capability::Input::Members(view.clone()));

@@ -28,6 +28,7 @@ pub use api::{
     Answer, AnswerError, AnswerEvent, Config, Done, Finish, Message, Prompt, PromptText, Role,
     StartError, TokenEvent,
 };
+pub use library::check_model;
 pub use logs::{ClusterLine, LogBook, LogQuery};
 pub use models::{FetchError, Located, Models, Wanted};
 pub use node::Node;

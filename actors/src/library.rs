@@ -1,6 +1,7 @@
 //! The model files that this node has open, by content. Blocking: called on blocking threads.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cairn_engine::{ChatTemplate, EngineError, ModelFile, Tied, Tokenizer};
@@ -9,6 +10,22 @@ use cairn_planner::{LayerCost, Model, Part};
 use cairn_wire::control::ModelRef;
 
 use crate::models::{Models, Wanted};
+
+/// Whether a model can be read from this file, before anything is started for it. Reads its
+/// header, no tensor.
+///
+/// # Errors
+/// The file and its fault in words: which byte is corrupt, how much is missing, which family is unknown.
+pub fn check_model(path: &Path) -> Result<(), String> {
+    let Err(error) = ModelFile::open(path) else {
+        return Ok(());
+    };
+    let (fault, path) = (chain(&error), path.display().to_string());
+    Err(match fault.contains(&path) {
+        true => fault,
+        false => format!("{path}: {fault}"),
+    })
+}
 
 /// Open files and where to get more.
 pub(crate) struct Library {

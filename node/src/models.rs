@@ -17,12 +17,12 @@ mod tests;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cairn_actors::{FetchError, Located, Models, Wanted};
+use cairn_actors::{FetchError, Located, Models, Wanted, check_model};
 
 use cache::{Cache, Receipt, Sha};
 use catalogue::Entry;
@@ -44,20 +44,23 @@ type Tell<'a> = &'a mut dyn FnMut(u64, u64);
 /// Refuses what can be no model, before anything is started for it.
 pub(crate) fn check_name(name: &str) -> Result<(), FetchError> {
     let checked = ModelName::parse(name).and_then(|name| match name {
-        ModelName::Path(path) => check_magic(path),
+        ModelName::Path(path) => {
+            check_magic(&path)?;
+            check_model(&path).map_err(Trouble::Unusable)
+        }
         ModelName::Catalogue(_) | ModelName::Hub(_) => Ok(()),
     });
     checked.map_err(|trouble| FetchError(trouble.to_string()))
 }
 
-fn check_magic(path: PathBuf) -> Result<(), Trouble> {
+fn check_magic(path: &Path) -> Result<(), Trouble> {
     let mut magic = [0; 4];
-    match File::open(&path).and_then(|mut file| file.read_exact(&mut magic)) {
+    match File::open(path).and_then(|mut file| file.read_exact(&mut magic)) {
         Ok(()) if &magic == b"GGUF" => Ok(()),
         Err(source) if source.kind() != std::io::ErrorKind::UnexpectedEof => {
-            Err(Trouble::io(&path, source))
+            Err(Trouble::io(path, source))
         }
-        Ok(()) | Err(_) => Err(Trouble::NotGguf(path)),
+        Ok(()) | Err(_) => Err(Trouble::NotGguf(path.to_owned())),
     }
 }
 

@@ -78,8 +78,6 @@ fn lose(signal: Signal, pick: impl Fn(&Value) -> String) {
     let message = end["error"]["message"].as_str().unwrap_or_default();
     match end["error"]["code"].as_str() {
         Some("node_lost") => assert!(message.contains(&lost), "{message} names {lost}"),
-        // A stage may hear of the loss before the driver does, and close its sequences.
-        Some("stage_failed") => {}
         _ => cluster.fail(&format!("the answer ended with {end} when {lost} was gone")),
     }
     cluster.node(&lost).wait_end(PATIENCE);

@@ -122,73 +122,22 @@ fn faulty_models(cluster: &Cluster) -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn a_bad_model_file_is_named_with_its_fault() {
-    let mut cluster = Cluster::tiny(4);
-    for (number, (path, said)) in faulty_models(&cluster).into_iter().enumerate() {
-        // A name of its own for each, so that the nodes do not meet.
-        let name = format!("n{number}");
-        cluster.name = format!("faulty-{number}");
-        cluster.model.name = path.clone().into();
-        cluster.start(&name);
-        let health = cluster.wait(&format!("{name} says {said:?}"), PATIENCE, |cluster| {
-            let http = cluster.nodes().last()?.http();
-            let (status, health) = http.get("/health").ok()?;
-            let detail = health["detail"].as_str()?;
-            (status == 503 && detail.contains(said)).then_some(health)
-        });
-        let detail = health["detail"].as_str().expect("found above");
-        if !said.contains("family") {
-            assert!(detail.contains(&path), "{detail}");
-        }
-        let (status, answer) = cluster
-            .node(&name)
-            .http()
-            .post(
-                "/v1/chat/completions",
-                question(PROMPT, 4).to_string().as_bytes(),
-            )
-            .expect("an error");
-        assert_eq!(
-            (status, &answer["error"]["code"]),
-            (503, &json!("not_ready"))
-        );
-        let (code, _) = ends(cluster.node(&name).client(&["ask", PROMPT]));
-        assert_eq!(code, Some(3));
-        cluster.remove(&name);
-    }
-}
-
-#[test]
-fn a_file_that_is_no_model_ends_the_node_before_it_starts() {
-    let cluster = Cluster::tiny(4);
+fn a_bad_model_file_is_named_with_its_fault_and_disturbs_nobody() {
+    let (mut cluster, before) = two();
+    let mut faulty = faulty_models(&cluster);
     for (name, content) in [("junk", "JUNKJUNKJUNK"), ("empty", "")] {
         let path = cluster.dir.path().join(format!("{name}.gguf"));
         std::fs::write(&path, content).expect("a temporary directory can be written");
-        let mut up = program(&[]);
-        up.args(["up", "--ephemeral", "--no-mdns", "--http", "127.0.0.1:0"])
-            .args(["--cluster", &cluster.name, "--model"])
-            .arg(&path)
-            .arg("--data-dir")
-            .arg(cluster.data_dir(name))
-            .env("CAIRN_SECRET", &cluster.secret);
-        let (code, said) = ends(up);
-        assert_eq!(code, Some(5), "{said}");
-        assert!(said.contains(&path.display().to_string()), "{said}");
+        faulty.push((path.display().to_string(), "does not begin with GGUF"));
     }
-}
-
-#[test]
-fn a_newcomer_with_a_bad_model_disturbs_nobody() {
-    let (mut cluster, before) = two();
     let good = cluster.model.name.clone();
-    for (number, (path, _)) in faulty_models(&cluster).into_iter().enumerate().take(2) {
-        cluster.model.name = path.into();
-        cluster.start(&format!("bad{number}"));
+    for (number, (path, fault)) in faulty.into_iter().enumerate() {
+        cluster.model.name = path.clone().into();
+        let (code, said) = ends(cluster.up(&format!("bad{number}"), &[]));
+        assert_eq!(code, Some(5), "{said}");
+        assert!(said.contains(&path) && said.contains(fault), "{said}");
     }
     cluster.model.name = good;
-    // It serves what the cluster serves.
-    let status = cluster.wait_ready(PATIENCE);
-    assert_eq!(status["plan"]["stages"].as_array().map(Vec::len), Some(4));
     assert_serves(&mut cluster, &before);
 }
 

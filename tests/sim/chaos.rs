@@ -183,6 +183,33 @@ fn clusters_agree_after_any_misfortune() {
     );
 }
 
+/// A cut between two members that both hear the leader: one of them is left out, once.
+#[test]
+fn a_standing_cut_between_followers_ends_in_one_lasting_plan() {
+    for seed in 0..20 {
+        let script = Script::calm(4, 100);
+        let mut world = World::new(seed, &script, Sabotage::Nothing);
+        world.run_until(script.quiet_at.after_millis(5_000));
+        let leader = world.hosts().find_map(|(_, host)| host.members().leader());
+        let mut followers = (0..4)
+            .map(Seat)
+            .filter(|seat| Some(world.id(*seat)) != leader);
+        let (one, other) = (followers.next(), followers.next());
+        let cut = Fault::CutBothWays(one.expect("three follow"), other.expect("three follow"));
+        drop(followers);
+        world.cause(cut);
+        world.run_until(world.now().after_millis(20_000));
+        let plans = world.checker().plans_adopted();
+        let serving = world.hosts().filter_map(|(_, host)| host.adopted());
+        let stages = serving
+            .max_by_key(|plan| plan.id)
+            .map(|plan| plan.stages.len());
+        assert_eq!(stages, Some(3), "seed {seed}");
+        world.run_until(world.now().after_millis(60_000));
+        assert_eq!(world.checker().plans_adopted(), plans, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_seed_repeats_to_the_last_packet() {
     for seed in [3, 14, 159] {

@@ -47,8 +47,8 @@ impl Checker {
     /// Looks at the plan that a node has in force after it has taken a step.
     ///
     /// # Panics
-    /// When it went back to an older plan, when a plan does not cover every layer once, or
-    /// when two nodes know different plans by one name.
+    /// When it went back to an older plan or took one of an older term than it is in, when a
+    /// plan does not cover every layer once, or when two nodes know different plans by one name.
     pub fn plan(&mut self, node: NodeId, boot: BootId, plan: &Arc<Plan>) {
         let before = self.adopted.insert((node, boot), plan.id);
         if before == Some(plan.id) {
@@ -57,6 +57,12 @@ impl Checker {
         assert!(
             before < Some(plan.id),
             "{node}: plan {} after a later one",
+            plan.id
+        );
+        let term = self.terms.get(&(node, boot)).copied().unwrap_or_default();
+        assert!(
+            term <= plan.id.term,
+            "{node}: plan {} in term {term}",
             plan.id
         );
         assert_eq!(cairn_machine::plan::check(plan), Ok(()));
@@ -109,4 +115,68 @@ pub fn agree<'a>(nodes: impl Iterator<Item = (NodeId, BootId, &'a Members)> + Cl
         }
     }
     leading == 1 || boots.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_wire::control::{Explain, ModelRef, Stage};
+
+    const ONE: NodeId = NodeId([1; 32]);
+    const BOOT: BootId = BootId(1);
+
+    fn plan(number: u64, epoch: u64) -> Arc<Plan> {
+        let leader = ONE;
+        let term = Term { number, leader };
+        Arc::new(Plan {
+            id: PlanId { term, epoch },
+            model: ModelRef {
+                name: String::new(),
+                sha256: [0; 32],
+                file_bytes: 1,
+                layers: 1,
+            },
+            context: 1,
+            sequences: 1,
+            stages: vec![Stage {
+                node: ONE,
+                first: 0,
+                end: 1,
+                standbys: Vec::new(),
+                memory_bytes: 0,
+            }],
+            explain: Explain::default(),
+        })
+    }
+
+    /// A checker that has seen node 1 lead term 2 with its plan of epoch 2.
+    fn checker() -> Checker {
+        let mut checker = Checker::default();
+        let term = plan(2, 2).id.term;
+        checker.leaders.insert(term, (ONE, BOOT));
+        checker.leaders.insert(plan(1, 1).id.term, (ONE, BOOT));
+        checker.terms.insert((ONE, BOOT), term);
+        checker.plan(ONE, BOOT, &plan(2, 2));
+        checker
+    }
+
+    #[test]
+    fn a_later_plan_passes() {
+        checker().plan(ONE, BOOT, &plan(2, 3));
+    }
+
+    #[test]
+    #[should_panic(expected = "after a later one")]
+    fn an_older_plan_is_noticed() {
+        checker().plan(ONE, BOOT, &plan(2, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "in term")]
+    fn a_plan_of_a_past_term_is_noticed() {
+        let other = NodeId([2; 32]);
+        let mut checker = checker();
+        checker.terms.insert((other, BOOT), plan(2, 2).id.term);
+        checker.plan(other, BOOT, &plan(1, 1));
+    }
 }

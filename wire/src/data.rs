@@ -5,7 +5,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::id::{PlanId, SequenceId};
+use crate::id::{NodeId, PlanId, SequenceId};
 
 /// What an element of a payload is.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +214,8 @@ pub enum FailedWhy {
     Engine = 2,
     /// More rows than the sequence was opened for.
     Overflow = 3,
+    /// This node, which holds other layers of the plan, is out of the stage's reach.
+    Lost(NodeId) = 4,
 }
 
 /// Grants the peer that many more frames on this stream. Costs nothing itself.

@@ -6,7 +6,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 /// A node: its ed25519 public key, so that a name can be proven.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[rkyv(attr(doc = "Archived [`NodeId`]."))]
+#[rkyv(attr(doc = "Archived [`NodeId`]."), derive(Debug))]
 pub struct NodeId(pub [u8; 32]);
 
 /// One run of a node: a restart keeps the [`NodeId`] and changes this.

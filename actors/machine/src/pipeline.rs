@@ -16,8 +16,11 @@ use crate::plan::{last_stage, owner};
 use crate::view::View;
 use crate::{Machine, Tick};
 
+mod fact;
 #[cfg(test)]
 mod tests;
+
+pub use fact::{Abort, Finish, Input, Output, Request, RequestId};
 
 /// Rows of a prefill chunk: the stages work on several chunks of one prompt at once.
 pub const CHUNK_ROWS: u32 = 64;
@@ -32,145 +35,6 @@ const STALL_MILLIS: u64 = 300_000;
 /// The same for the token that proves a plan.
 const PROBE_STALL_MILLIS: u64 = 30_000;
 
-/// One request of this node, named by the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
-
-/// What is asked for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// Token ids of the prompt, at least one.
-    pub tokens: Vec<u32>,
-    /// Most tokens of the answer, at least one.
-    pub tokens_max: u32,
-    /// Tokens that end the answer and are not part of it.
-    pub end_tokens: Vec<u32>,
-    /// How tokens are picked.
-    pub sampling: Sampling,
-}
-
-/// Facts for the pipeline machine.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// The membership changed.
-    Members(View),
-    /// A plan is in force.
-    Adopted(Arc<Plan>),
-    /// Let a plan that is not in force yet produce a token.
-    Probe(Arc<Plan>),
-    /// A prompt arrived.
-    Submit {
-        /// Its name from now on.
-        id: RequestId,
-        /// What is asked for.
-        request: Request,
-    },
-    /// Nobody waits for this answer any more.
-    Cancel(RequestId),
-    /// Tokens from a last stage.
-    Sampled {
-        /// Who sent them.
-        from: NodeId,
-        /// The tokens.
-        sampled: Sampled,
-    },
-    /// A stage gave a sequence up.
-    Failed {
-        /// Who says so.
-        from: NodeId,
-        /// Which and why.
-        failed: Failed,
-    },
-    /// A frame could not be sent: its link is full.
-    Unsent {
-        /// To whom.
-        to: NodeId,
-        /// The frame.
-        frame: DataFrame,
-    },
-    /// A link that was full has room again.
-    LinkReady {
-        /// To whom.
-        peer: NodeId,
-    },
-}
-
-/// Orders of the pipeline machine.
-#[derive(Clone, Debug)]
-pub enum Output {
-    /// Send to a node, which may be this one.
-    Send {
-        /// To whom.
-        to: NodeId,
-        /// What.
-        frame: DataFrame,
-    },
-    /// The next token of an answer.
-    Token {
-        /// Whose.
-        id: RequestId,
-        /// The token.
-        token: u32,
-        /// Natural log of its probability.
-        logprob: f32,
-    },
-    /// The answer is whole. Nothing follows for this request.
-    Finished {
-        /// Which.
-        id: RequestId,
-        /// Why it ended.
-        finish: Finish,
-    },
-    /// There is no (more) answer. Nothing follows for this request.
-    Aborted {
-        /// Which.
-        id: RequestId,
-        /// Why.
-        cause: Abort,
-    },
-    /// How a probe went.
-    Probed {
-        /// Of which plan.
-        plan: PlanId,
-        /// Whether a token came out, or why not.
-        result: Result<(), String>,
-    },
-}
-
-/// Why an answer is whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// The model ended it.
-    EndToken,
-    /// The limit asked for, or the context, is reached.
-    Length,
-}
-
-/// Why there is no (more) answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Abort {
-    /// No plan came into force while it waited.
-    NoPlan,
-    /// No place came free while it waited, or too many wait already.
-    Busy,
-    /// The prompt fills the context.
-    ContextOverflow {
-        /// Rows that the context holds.
-        context: u32,
-    },
-    /// A node that held a stage left.
-    NodeLost(NodeId),
-    /// A stage failed.
-    Stage {
-        /// Its index.
-        stage: u16,
-        /// What it said.
-        detail: String,
-    },
-    /// No token came for too long.
-    Stalled,
-}
-
 /// Drives the sequences of this node.
 #[derive(Debug)]
 pub struct PipelineMachine {
@@ -182,8 +46,7 @@ pub struct PipelineMachine {
     /// After a stage said that it is full, nothing new is opened before this.
     retry_at: Option<Tick>,
     next_number: u64,
-    outbox: Outbox,
-    outputs: VecDeque<Output>,
+    outbox: Outbox<Output>,
 }
 
 #[derive(Debug)]
@@ -225,7 +88,6 @@ impl PipelineMachine {
             retry_at: None,
             next_number: boot.0 << 32,
             outbox: Outbox::default(),
-            outputs: VecDeque::new(),
         }
     }
 
@@ -268,7 +130,7 @@ impl PipelineMachine {
         assert!(!request.tokens.is_empty() && request.tokens_max > 0);
         if self.waiting.len() >= WAITING_MAX {
             let cause = Abort::Busy;
-            self.outputs.push_back(Output::Aborted { id, cause });
+            self.outbox.push(Output::Aborted { id, cause });
             return;
         }
         let until = now.after_millis(WAIT_MILLIS);
@@ -293,7 +155,7 @@ impl PipelineMachine {
             if prompt >= plan.context as usize {
                 let (id, context) = (waiting.id, plan.context);
                 let cause = Abort::ContextOverflow { context };
-                self.outputs.push_back(Output::Aborted { id, cause });
+                self.outbox.push(Output::Aborted { id, cause });
                 continue;
             }
             let purpose = Purpose::Answer(waiting.id);
@@ -310,7 +172,7 @@ impl PipelineMachine {
         let prompt = u32::try_from(request.tokens.len()).expect("shorter than the context");
         let length_max = prompt.saturating_add(request.tokens_max).min(plan.context);
         let first = owner(&plan, 0).expect("a plan has stages");
-        self.send(
+        self.outbox.send(
             first,
             DataFrame::Open(Open {
                 plan: plan.id,
@@ -350,7 +212,7 @@ impl PipelineMachine {
                 rows,
                 ask,
             };
-            self.send(to, token_rows(plan, span, chunk));
+            self.outbox.send(to, token_rows(plan, span, chunk));
             position += rows;
         }
     }
@@ -384,7 +246,7 @@ impl PipelineMachine {
         sequence.length += 1;
         let full = sequence.length == sequence.length_max;
         let (plan, first) = (sequence.plan.id, owner(&sequence.plan, 0));
-        self.outputs.push_back(Output::Token {
+        self.outbox.push(Output::Token {
             id: request,
             token,
             logprob,
@@ -400,13 +262,13 @@ impl PipelineMachine {
             ask: Ask::Token,
         };
         let first = first.expect("a plan has stages");
-        self.send(first, token_rows(plan, span, &[token]));
+        self.outbox.send(first, token_rows(plan, span, &[token]));
     }
 
     fn finish(&mut self, now: Tick, id: SequenceId, request: RequestId, finish: Finish) {
         self.close(id);
         let id = request;
-        self.outputs.push_back(Output::Finished { id, finish });
+        self.outbox.push(Output::Finished { id, finish });
         self.start_waiting(now);
     }
 
@@ -419,6 +281,10 @@ impl PipelineMachine {
         }
         match (failed.why, sequence.purpose) {
             (FailedWhy::Busy, Purpose::Answer(id)) => self.wait_again(now, id, failed.sequence),
+            (FailedWhy::Lost(node), _) => {
+                self.abort(failed.sequence, Abort::NodeLost(node));
+                self.start_waiting(now);
+            }
             (FailedWhy::Busy, Purpose::Probe)
             | (FailedWhy::Gap | FailedWhy::Engine | FailedWhy::Overflow, _) => {
                 let (stage, detail) = (failed.stage, failed.detail);
@@ -442,11 +308,11 @@ impl PipelineMachine {
             return;
         };
         match sequence.purpose {
-            Purpose::Answer(id) => self.outputs.push_back(Output::Aborted { id, cause }),
+            Purpose::Answer(id) => self.outbox.push(Output::Aborted { id, cause }),
             Purpose::Probe => {
                 let plan = sequence.plan.id;
                 let result = Err(format!("no token came out: {cause:?}"));
-                self.outputs.push_back(Output::Probed { plan, result });
+                self.outbox.push(Output::Probed { plan, result });
             }
         }
     }
@@ -454,7 +320,7 @@ impl PipelineMachine {
     fn end_probe(&mut self, id: SequenceId, result: Result<(), String>) {
         if let Some(sequence) = self.close(id) {
             let plan = sequence.plan.id;
-            self.outputs.push_back(Output::Probed { plan, result });
+            self.outbox.push(Output::Probed { plan, result });
         }
     }
 
@@ -467,7 +333,7 @@ impl PipelineMachine {
             stage: 0,
             sequence: id,
         };
-        self.send(first, DataFrame::Close(close));
+        self.outbox.send(first, DataFrame::Close(close));
         Some(sequence)
     }
 
@@ -493,10 +359,6 @@ impl PipelineMachine {
         };
         self.open(now, Purpose::Probe, plan, request);
     }
-
-    fn send(&mut self, to: NodeId, frame: DataFrame) {
-        self.outputs.push_back(Output::Send { to, frame });
-    }
 }
 
 impl Machine for PipelineMachine {
@@ -515,12 +377,8 @@ impl Machine for PipelineMachine {
             Input::Cancel(id) => self.cancel(now, id),
             Input::Sampled { from, sampled } => self.sampled(now, from, sampled),
             Input::Failed { from, failed } => self.failed(now, from, failed),
-            Input::Unsent { to, frame } => self.outbox.hold(to, frame),
-            Input::LinkReady { peer } => {
-                for frame in self.outbox.release(peer) {
-                    self.outputs.push_back(Output::Send { to: peer, frame });
-                }
-            }
+            Input::Unsent { to, frame } => self.outbox.unsent(to, frame),
+            Input::LinkReady { peer } => self.outbox.link_ready(peer),
         }
     }
 
@@ -530,7 +388,7 @@ impl Machine for PipelineMachine {
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| late(waiting)) {
             let cause = if whole { Abort::Busy } else { Abort::NoPlan };
             let id = waiting.id;
-            self.outputs.push_back(Output::Aborted { id, cause });
+            self.outbox.push(Output::Aborted { id, cause });
         }
         let stalled: Vec<SequenceId> = self
             .running
@@ -545,16 +403,7 @@ impl Machine for PipelineMachine {
     }
 
     fn poll(&mut self) -> Option<Output> {
-        loop {
-            match self.outputs.pop_front()? {
-                Output::Send { to, frame } => {
-                    if let Some(frame) = self.outbox.pass(to, frame) {
-                        return Some(Output::Send { to, frame });
-                    }
-                }
-                other => return Some(other),
-            }
-        }
+        self.outbox.poll()
     }
 
     fn deadline(&self) -> Option<Tick> {

@@ -323,6 +323,10 @@ impl PlacementMachine {
             self.refuse(from, format!("announced the plan {plan} of another"));
             return;
         }
+        if plan.term < self.view.term {
+            // Another leads by now, and its plan is on the way.
+            return;
+        }
         self.follower.adopt(plan, &mut self.outputs);
     }
 
@@ -412,15 +416,14 @@ impl Machine for PlacementMachine {
     }
 }
 
-/// Members whose capability is known and that are not left out.
+/// Members that reach each other, whose capability is known and that are not left out.
 fn candidates(
+    me: NodeId,
     view: &View,
     capabilities: &BTreeMap<NodeId, Capability>,
     excluded: &BTreeMap<NodeId, lead::Exclusion>,
 ) -> BTreeSet<NodeId> {
-    view.nodes
-        .iter()
-        .filter(|node| capabilities.contains_key(node) && !excluded.contains_key(node))
-        .copied()
-        .collect()
+    let able = |node: &&NodeId| capabilities.contains_key(node) && !excluded.contains_key(node);
+    let able = view.nodes.iter().filter(able).copied().collect();
+    view.mutual(me, able)
 }

@@ -4,13 +4,10 @@
 //! order. A stage takes every waiting row that fits its budget in one pass,
 //! whatever sequences they belong to; there is no central scheduler to lose.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cairn_wire::control::Plan;
-use cairn_wire::data::{
-    Ask, Close, DType, Failed, FailedWhy, Open, Rows, Sampled, SampledToken, Sampling, Span,
-};
+use cairn_wire::data::{Close, DType, Failed, FailedWhy, Open, Rows, Sampled, SampledToken, Span};
 use cairn_wire::frame::{DataFrame, RowsFrame};
 use cairn_wire::id::{NodeId, PlanId, SequenceId};
 
@@ -19,171 +16,19 @@ use crate::plan::{last_stage, owner};
 use crate::view::View;
 use crate::{Machine, Tick};
 
+mod fact;
 mod queue;
 mod stage;
 
 #[cfg(test)]
 mod tests;
 
+pub use fact::{Input, Output, Pass, PassItem, PassOutput};
 use queue::Queue;
 use stage::{Admission, Stage};
 
 /// Frames that may wait for credits towards one neighbour before the stage stops computing.
 const OUTBOX_MAX: usize = 16;
-
-/// Facts for the shard machine.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// The membership changed.
-    Members(View),
-    /// Load a stage of a plan.
-    Load {
-        /// The plan, checked.
-        plan: Arc<Plan>,
-        /// The stage that this node owns.
-        stage: u16,
-    },
-    /// The engine has loaded the layers, or cannot.
-    LayersLoaded {
-        /// For which plan.
-        plan: PlanId,
-        /// Bytes of weights, or the cause.
-        result: Result<u64, String>,
-    },
-    /// Forget a plan that will not be adopted.
-    Unload {
-        /// Which.
-        plan: PlanId,
-    },
-    /// A plan is in force: older ones end with their sequences.
-    Adopted {
-        /// Which.
-        plan: PlanId,
-    },
-    /// A frame of the data plane for a stage of this node.
-    Arrived {
-        /// The neighbour that sent it, or this node itself.
-        from: NodeId,
-        /// The frame; its structure is checked, its sense is not.
-        frame: DataFrame,
-    },
-    /// The engine has finished the pass that was ordered.
-    PassDone {
-        /// Of which plan.
-        plan: PlanId,
-        /// What came out, or the cause why nothing did.
-        result: Result<PassOutput, String>,
-    },
-    /// A frame could not be sent: its link is full.
-    Unsent {
-        /// To whom.
-        to: NodeId,
-        /// The frame.
-        frame: DataFrame,
-    },
-    /// A link that was full has room again.
-    LinkReady {
-        /// To whom.
-        peer: NodeId,
-    },
-}
-
-/// Orders of the shard machine.
-#[derive(Clone, Debug)]
-pub enum Output {
-    /// Let the engine load these layers.
-    LoadLayers {
-        /// For which plan.
-        plan: Arc<Plan>,
-        /// Which stage.
-        stage: u16,
-    },
-    /// Let the engine drop what it holds for a plan.
-    DropLayers {
-        /// Which plan.
-        plan: PlanId,
-    },
-    /// Tell the planner how loading went.
-    StageLoaded {
-        /// Which plan.
-        plan: PlanId,
-        /// Bytes of weights, or the cause.
-        result: Result<u64, String>,
-    },
-    /// Let the engine make room for a sequence, before its first pass.
-    OpenSlot {
-        /// Under which plan.
-        plan: PlanId,
-        /// The sequence.
-        sequence: SequenceId,
-        /// KV rows.
-        rows_max: u32,
-        /// How its tokens are picked, if this is the last stage.
-        sampling: Sampling,
-    },
-    /// Let the engine free a sequence's room, after the passes already ordered.
-    CloseSlot {
-        /// Under which plan.
-        plan: PlanId,
-        /// The sequence.
-        sequence: SequenceId,
-    },
-    /// Let the engine compute; one at a time.
-    Forward(Pass),
-    /// Send to a node, which may be this one.
-    Send {
-        /// To whom.
-        to: NodeId,
-        /// What.
-        frame: DataFrame,
-    },
-}
-
-/// Rows of one or several sequences for one pass of the engine.
-#[derive(Clone, Debug)]
-pub struct Pass {
-    /// Under which plan.
-    pub plan: PlanId,
-    /// Whose rows; no sequence twice.
-    pub items: Vec<PassItem>,
-}
-
-/// Consecutive rows of one sequence, where they lie in a frame.
-#[derive(Clone, Debug)]
-pub struct PassItem {
-    /// Whose rows, at which position, and what is wanted.
-    pub span: Span,
-    /// The frame that holds them. Its credit goes back when the pass has taken them.
-    pub frame: RowsFrame,
-    /// Index of the first row in the frame.
-    pub offset: u32,
-}
-
-impl PassItem {
-    /// The token ids of its rows.
-    pub fn tokens(&self) -> impl Iterator<Item = u32> + '_ {
-        let all = self.frame.tokens();
-        all.skip(self.offset as usize).take(self.span.rows as usize)
-    }
-
-    /// Its hidden rows, (rows, width); empty on the first stage.
-    pub fn hidden(&self) -> &[f32] {
-        let width = self.frame.width();
-        let start = self.offset as usize * width;
-        &self.frame.payload()[start..start + self.span.rows as usize * width]
-    }
-}
-
-/// What a pass yields.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PassOutput {
-    /// (all rows, width) in the order of the pass; empty on the last stage.
-    pub hidden: Vec<f32>,
-    /// Width of a hidden row.
-    pub width: u32,
-    /// On the last stage, one for each item that asked for a token.
-    pub sampled: Vec<SampledToken>,
-}
 
 /// Counters of a node's stages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -203,9 +48,8 @@ pub struct ShardMachine {
     stages: BTreeMap<PlanId, Stage>,
     adopted: Option<PlanId>,
     running: Option<Running>,
-    outbox: Outbox,
     counters: Counters,
-    outputs: VecDeque<Output>,
+    outbox: Outbox<Output>,
 }
 
 /// The pass that the engine works on.
@@ -260,7 +104,7 @@ impl ShardMachine {
 
     fn unload(&mut self, plan: PlanId) {
         if self.stages.remove(&plan).is_some() {
-            self.outputs.push_back(Output::DropLayers { plan });
+            self.outbox.push(Output::DropLayers { plan });
         }
     }
 
@@ -274,7 +118,7 @@ impl ShardMachine {
         for sequence in self.close_where(plan, |_| true) {
             self.close_below(plan, sequence);
             if self.view.nodes.contains(&sequence.driver) {
-                self.fail(plan, index, sequence, FailedWhy::Gap, out_of_reach(node));
+                self.fail(plan, index, sequence, FailedWhy::Lost(node), String::new());
             }
         }
     }
@@ -291,7 +135,7 @@ impl ShardMachine {
                 stage,
                 sequence,
             };
-            self.send(to, DataFrame::Close(close));
+            self.outbox.send(to, DataFrame::Close(close));
         }
     }
 
@@ -306,7 +150,7 @@ impl ShardMachine {
         let closed = stage.remove_where(matches);
         for sequence in &closed {
             let sequence = *sequence;
-            self.outputs.push_back(Output::CloseSlot { plan, sequence });
+            self.outbox.push(Output::CloseSlot { plan, sequence });
         }
         closed
     }
@@ -374,8 +218,8 @@ impl ShardMachine {
         }
         let stage = self.stages.get_mut(&open.plan).expect("admitted");
         if let Some(node) = self.view.missing_owner(&stage.plan) {
-            let detail = out_of_reach(node);
-            self.fail(open.plan, open.stage, sequence, FailedWhy::Gap, detail);
+            let why = FailedWhy::Lost(node);
+            self.fail(open.plan, open.stage, sequence, why, String::new());
             return;
         }
         match stage.open(sequence, open.rows_max) {
@@ -384,7 +228,7 @@ impl ShardMachine {
                 self.fail(open.plan, open.stage, sequence, why, detail);
             }
             Admission::Taken => {
-                self.outputs.push_back(Output::OpenSlot {
+                self.outbox.push(Output::OpenSlot {
                     plan: open.plan,
                     sequence,
                     rows_max: open.rows_max,
@@ -392,7 +236,8 @@ impl ShardMachine {
                 });
                 if let Some(to) = self.next_owner(open.plan) {
                     let stage = open.stage + 1;
-                    self.send(to, DataFrame::Open(Open { stage, ..open }));
+                    self.outbox
+                        .send(to, DataFrame::Open(Open { stage, ..open }));
                 }
             }
         }
@@ -405,7 +250,8 @@ impl ShardMachine {
         self.close_where(close.plan, |sequence| *sequence == close.sequence);
         if let Some(to) = self.next_owner(close.plan) {
             let stage = close.stage + 1;
-            self.send(to, DataFrame::Close(Close { stage, ..close }));
+            self.outbox
+                .send(to, DataFrame::Close(Close { stage, ..close }));
         }
         self.retire_if_done(close.plan);
     }
@@ -437,7 +283,7 @@ impl ShardMachine {
         // The newest plan first: older ones only finish what they have.
         let next = self.stages.iter_mut().rev().find(|(_, stage)| {
             let next = owner(&stage.plan, stage.index + 1);
-            let blocked = next.is_some_and(|to| self.outbox.len(to) >= OUTBOX_MAX);
+            let blocked = next.is_some_and(|to| self.outbox.waiting(to) >= OUTBOX_MAX);
             !stage.queue.is_empty() && !blocked
         });
         let Some((plan, stage)) = next else {
@@ -450,8 +296,7 @@ impl ShardMachine {
             tokens: items.iter().flat_map(PassItem::tokens).collect(),
         });
         let plan = *plan;
-        self.outputs
-            .push_back(Output::Forward(Pass { plan, items }));
+        self.outbox.push(Output::Forward(Pass { plan, items }));
     }
 
     fn pass_done(&mut self, plan: PlanId, result: Result<PassOutput, String>) {
@@ -482,7 +327,8 @@ impl ShardMachine {
             by_driver.entry(driver).or_default().push(*token);
         }
         for (driver, tokens) in by_driver {
-            self.send(driver, DataFrame::Sampled(Sampled { plan, tokens }));
+            self.outbox
+                .send(driver, DataFrame::Sampled(Sampled { plan, tokens }));
         }
     }
 
@@ -499,7 +345,7 @@ impl ShardMachine {
             tokens: running.tokens,
         };
         let frame = RowsFrame::build(&header, &output.hidden);
-        self.send(to, DataFrame::Rows(frame));
+        self.outbox.send(to, DataFrame::Rows(frame));
     }
 
     fn fail(
@@ -517,16 +363,12 @@ impl ShardMachine {
             why,
             detail,
         };
-        self.send(sequence.driver, DataFrame::Failed(failed));
+        self.outbox.send(sequence.driver, DataFrame::Failed(failed));
     }
 
     fn next_owner(&self, plan: PlanId) -> Option<NodeId> {
         let stage = self.stages.get(&plan)?;
         owner(&stage.plan, stage.index + 1)
-    }
-
-    fn send(&mut self, to: NodeId, frame: DataFrame) {
-        self.outputs.push_back(Output::Send { to, frame });
     }
 }
 
@@ -540,28 +382,26 @@ impl Machine for ShardMachine {
             Input::Load { plan, stage } => {
                 self.stages
                     .insert(plan.id, Stage::new(Arc::clone(&plan), stage));
-                self.outputs.push_back(Output::LoadLayers { plan, stage });
+                self.outbox.push(Output::LoadLayers { plan, stage });
             }
             Input::LayersLoaded { plan, result } => {
                 match &result {
                     Ok(_) if self.stages.contains_key(&plan) => {}
                     // The plan was given up while its layers loaded.
-                    Ok(_) => self.outputs.push_back(Output::DropLayers { plan }),
+                    Ok(_) => self.outbox.push(Output::DropLayers { plan }),
                     Err(_) => {
                         self.stages.remove(&plan);
                     }
                 }
-                self.outputs.push_back(Output::StageLoaded { plan, result });
+                self.outbox.push(Output::StageLoaded { plan, result });
             }
             Input::Unload { plan } => self.unload(plan),
             Input::Adopted { plan } => self.adopted(plan),
             Input::Arrived { from, frame } => self.arrived(from, frame),
             Input::PassDone { plan, result } => self.pass_done(plan, result),
-            Input::Unsent { to, frame } => self.outbox.hold(to, frame),
+            Input::Unsent { to, frame } => self.outbox.unsent(to, frame),
             Input::LinkReady { peer } => {
-                for frame in self.outbox.release(peer) {
-                    self.outputs.push_back(Output::Send { to: peer, frame });
-                }
+                self.outbox.link_ready(peer);
                 self.compute();
             }
         }
@@ -570,35 +410,10 @@ impl Machine for ShardMachine {
     fn wake(&mut self, _now: Tick) {}
 
     fn poll(&mut self) -> Option<Output> {
-        loop {
-            match self.outputs.pop_front()? {
-                Output::Send { to, frame } => {
-                    if let Some(frame) = self.outbox.pass(to, frame) {
-                        return Some(Output::Send { to, frame });
-                    }
-                }
-                other => return Some(other),
-            }
-        }
+        self.outbox.poll()
     }
 
     fn deadline(&self) -> Option<Tick> {
         None
     }
-}
-
-/// Sequences named twice in one pass would race for one cache.
-fn assert_distinct(items: &[PassItem]) {
-    let distinct: BTreeSet<SequenceId> = items.iter().map(|item| item.span.sequence).collect();
-    assert_eq!(distinct.len(), items.len(), "a sequence twice in one pass");
-}
-
-/// Whether the driver waits for this span: such rows go first.
-fn is_decode(span: &Span) -> bool {
-    span.rows == 1 && span.ask == Ask::Token
-}
-
-/// What a driver is told when its sequence cannot go on for want of a node.
-fn out_of_reach(node: NodeId) -> String {
-    format!("{node}, which holds other layers, is out of this node's reach")
 }

@@ -21,6 +21,9 @@ pub(crate) enum Trouble {
     /// A file of another kind. *Effect:* it was left alone.
     #[error("{0} is no model file: it does not begin with GGUF")]
     NotGguf(PathBuf),
+    /// A model file that cannot be read, or that nothing here can run. *Effect:* it was left alone.
+    #[error("{0}")]
+    Unusable(String),
     /// The disk is full. *Effect:* what was written is kept and resumed later.
     #[error("the disk is full: {path} has {written} bytes and needs more; make room and try again")]
     DiskFull {
@@ -126,6 +129,7 @@ impl Trouble {
             Self::Unknown(_)
             | Self::NoFile(_)
             | Self::NotGguf(_)
+            | Self::Unusable(_)
             | Self::Truncated { .. }
             | Self::WrongHash { .. }
             | Self::OtherContent { .. }

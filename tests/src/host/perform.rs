@@ -41,11 +41,7 @@ impl Host {
     }
 
     pub(super) fn members_changed(&mut self, members: &member::Members) {
-        let view = View {
-            term: members.term,
-            leader: members.leader(),
-            nodes: members.members.keys().copied().collect(),
-        };
+        let view = View::from(members);
         self.post(Mail::Capability(capability::Input::Members(view.clone())));
         self.post(Mail::Placement(placement::Input::Members(view.clone())));
         self.post(Mail::Shard(shard::Input::Members(view.clone())));

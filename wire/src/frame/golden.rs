@@ -146,7 +146,7 @@ aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa  # plan: leader
 01  # major
 00  # reserved
 1400  # kind
-80000000  # header bytes
+a0000000  # header bytes
 00000000  # flags
 0000000000000000  # payload bytes
 0000000000000000  # reserved
@@ -158,10 +158,11 @@ aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa  # plan: leader
 000000000000  # zero
 bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  # sequence: driver
 0700000000000000  # sequence: number
-01  # why
+01  # why: its tag, and zeros up to its largest variant
+0000000000000000000000000000000000000000000000000000000000000000
 000000  # zero
 90000000  # detail: length, tagged as out of line
-8cffffff  # detail: offset
+6cffffff  # detail: offset
 00000000  # zero
 ",
     // Credit.

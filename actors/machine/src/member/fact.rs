@@ -1,6 +1,6 @@
 //! What the membership machine is told and what it orders. Words only, no decisions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_wire::control::{Heartbeat, PeerAddress, Role};
 use cairn_wire::id::{BootId, NodeId, Term};
@@ -222,6 +222,9 @@ pub struct Members {
     pub role: Role,
     /// Everyone that this node hears and that hears this node; this node too.
     pub members: BTreeMap<NodeId, Member>,
+    /// Pairs of members, the lower first, of which one does not hear the other. Kept by the
+    /// leader alone: it hears both and must not plan a hop between them.
+    pub deaf: BTreeSet<(NodeId, NodeId)>,
 }
 
 impl Members {
@@ -231,6 +234,7 @@ impl Members {
             term: Term::default(),
             role: Role::Seeking,
             members: BTreeMap::new(),
+            deaf: BTreeSet::new(),
         }
     }
 

@@ -1,5 +1,10 @@
 //! What the other machines and the people are told of the membership, and when.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use cairn_wire::control::Role;
+use cairn_wire::id::NodeId;
+
 use super::{Event, Health, Link, LossCause, Member, Members, Membership, Output, is_mutual};
 use crate::Tick;
 
@@ -44,21 +49,44 @@ impl Membership {
         };
         let mutual = |link: &&Link| is_mutual(link, self.config.me);
         let others = self.links.iter().filter(|(_, link)| mutual(link));
+        let members: BTreeMap<NodeId, Member> = others
+            .map(|(peer, link)| {
+                let health = if now.millis_since(link.heard) < suspect {
+                    Health::Sound
+                } else {
+                    Health::Suspect
+                };
+                let boot = link.boot;
+                (*peer, Member { boot, health })
+            })
+            .chain([(self.config.me, me)])
+            .collect();
+        let role = self.leadership.role;
         Members {
             term: self.leadership.term,
-            role: self.leadership.role,
-            members: others
-                .map(|(peer, link)| {
-                    let health = if now.millis_since(link.heard) < suspect {
-                        Health::Sound
-                    } else {
-                        Health::Suspect
-                    };
-                    let boot = link.boot;
-                    (*peer, Member { boot, health })
-                })
-                .chain([(self.config.me, me)])
-                .collect(),
+            role,
+            deaf: match role {
+                Role::Leading => self.deaf_among(&members),
+                Role::Following | Role::Seeking => BTreeSet::new(),
+            },
+            members,
         }
+    }
+
+    /// The pairs of `members` of which one has not said that it hears the other.
+    fn deaf_among(&self, members: &BTreeMap<NodeId, Member>) -> BTreeSet<(NodeId, NodeId)> {
+        let mut deaf = BTreeSet::new();
+        for (node, link) in &self.links {
+            let Some(said) = link.said.as_ref().filter(|_| members.contains_key(node)) else {
+                continue;
+            };
+            let hears: BTreeSet<&NodeId> = said.hears.iter().collect();
+            for other in members.keys().filter(|other| *other != node) {
+                if *other != self.config.me && !hears.contains(other) {
+                    deaf.insert((*node.min(other), *node.max(other)));
+                }
+            }
+        }
+        deaf
     }
 }

@@ -203,6 +203,12 @@ impl Leader {
                 repeat_at,
                 ..
             } if now >= *repeat_at => {
+                let owners: BTreeSet<NodeId> = plan.stages.iter().map(|stage| stage.node).collect();
+                if view.mutual(self.config.me, owners.clone()) != owners {
+                    let cause = "not all of its owners reach each other";
+                    self.give_up(now, view, cause, outputs);
+                    return;
+                }
                 *repeat_at = now.after_millis(REPEAT_MILLIS);
                 for to in waiting.iter().filter(|node| **node != self.config.me) {
                     let message = Control::Propose(Plan::clone(plan));
@@ -473,7 +479,7 @@ impl Leader {
 
     fn basis(&self, view: &View) -> Basis {
         Basis {
-            nodes: candidates(view, &self.capabilities, &self.excluded),
+            nodes: candidates(self.config.me, view, &self.capabilities, &self.excluded),
             model: self.model(view),
         }
     }

@@ -48,6 +48,7 @@ fn view(leader: u8, members: &[u8]) -> View {
         },
         leader: Some(node(leader)),
         nodes: members.iter().map(|number| node(*number)).collect(),
+        ..View::default()
     }
 }
 
@@ -261,6 +262,30 @@ fn an_owner_that_leaves_while_it_loads_ends_the_attempt() {
 }
 
 #[test]
+fn members_that_do_not_hear_each_other_are_not_planned_together() {
+    let mut rig = Rig::new(1);
+    rig.members(1, &[1, 2, 3]);
+    let mut cut = view(1, &[1, 2, 3]);
+    cut.deaf = [(node(2), node(3))].into();
+    rig.feed(Input::Members(cut.clone()));
+    rig.pass(1_000);
+    let apart = rig.adopt();
+    assert_eq!(layers(&apart), [(node(1), 0, 3), (node(2), 3, 6)]);
+    rig.feed(Input::Members(view(1, &[1, 2, 3])));
+    rig.pass(1_000);
+    let whole = rig.proposed();
+    assert_eq!(whole.stages.len(), 3, "the cut has healed");
+    rig.feed(Input::Members(cut));
+    rig.pass(1_000);
+    assert_eq!(rig.proposed().id, whole.id, "it may be back in a moment");
+    rig.pass(2_000);
+    let again = rig.adopt();
+    assert_eq!(again.stages, apart.stages, "while it loads, too");
+    rig.pass(60_000);
+    assert_eq!(rig.proposed().id, again.id, "and then there is peace");
+}
+
+#[test]
 fn a_failed_probe_is_tried_again_with_a_new_plan() {
     let mut rig = Rig::new(1);
     rig.members(1, &[1, 2]);
@@ -342,6 +367,21 @@ fn a_follower_never_goes_back_to_an_older_plan() {
     assert_eq!(rig.machine.adopted(), None);
     rig.feed(Input::Adopt { from, plan });
     assert_eq!(rig.machine.adopted().map(|plan| plan.id), Some(plan));
+}
+
+#[test]
+fn a_plan_of_a_leader_that_was_deposed_is_not_adopted() {
+    let mut rig = follower();
+    let (from, plan) = (node(1), proposal(1));
+    let id = plan.id;
+    rig.feed(Input::Proposed { from, plan });
+    let result = Ok(7);
+    rig.feed(Input::StageLoaded { plan: id, result });
+    let mut later = view(3, &[1, 2, 3]);
+    later.term.number += 1;
+    rig.feed(Input::Members(later));
+    rig.feed(Input::Adopt { from, plan: id });
+    assert_eq!(rig.machine.adopted(), None);
 }
 
 #[test]

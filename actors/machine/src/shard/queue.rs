@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{PassItem, assert_distinct, is_decode};
+use cairn_wire::data::{Ask, Span};
+use cairn_wire::id::SequenceId;
+
+use super::PassItem;
 
 /// Rows of one pass. Enough to share every weight read among many sequences, few
 /// enough that a decode row never waits long behind a prefill.
@@ -68,4 +71,15 @@ impl Queue {
         assert_distinct(&taken);
         taken
     }
+}
+
+/// Sequences named twice in one pass would race for one cache.
+fn assert_distinct(items: &[PassItem]) {
+    let distinct: BTreeSet<SequenceId> = items.iter().map(|item| item.span.sequence).collect();
+    assert_eq!(distinct.len(), items.len(), "a sequence twice in one pass");
+}
+
+/// Whether the driver waits for this span: such rows go first.
+fn is_decode(span: &Span) -> bool {
+    span.rows == 1 && span.ask == Ask::Token
 }

@@ -1,5 +1,7 @@
 //! One node's stages, driven by hand; the engine is answered by the tests.
 
+use cairn_wire::data::{Ask, Sampling};
+
 use super::*;
 use crate::fixture::{node, plan as fixture_plan, plan_id};
 

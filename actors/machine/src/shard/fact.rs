@@ -1,0 +1,178 @@
+//! What the shard machine is told and what it orders. Words only, no decisions.
+
+use std::sync::Arc;
+
+use cairn_wire::control::Plan;
+use cairn_wire::data::{SampledToken, Sampling, Span};
+use cairn_wire::frame::{DataFrame, RowsFrame};
+use cairn_wire::id::{NodeId, PlanId, SequenceId};
+
+use crate::outbox::Order;
+use crate::view::View;
+
+/// Facts for the shard machine.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The membership changed.
+    Members(View),
+    /// Load a stage of a plan.
+    Load {
+        /// The plan, checked.
+        plan: Arc<Plan>,
+        /// The stage that this node owns.
+        stage: u16,
+    },
+    /// The engine has loaded the layers, or cannot.
+    LayersLoaded {
+        /// For which plan.
+        plan: PlanId,
+        /// Bytes of weights, or the cause.
+        result: Result<u64, String>,
+    },
+    /// Forget a plan that will not be adopted.
+    Unload {
+        /// Which.
+        plan: PlanId,
+    },
+    /// A plan is in force: older ones end with their sequences.
+    Adopted {
+        /// Which.
+        plan: PlanId,
+    },
+    /// A frame of the data plane for a stage of this node.
+    Arrived {
+        /// The neighbour that sent it, or this node itself.
+        from: NodeId,
+        /// The frame; its structure is checked, its sense is not.
+        frame: DataFrame,
+    },
+    /// The engine has finished the pass that was ordered.
+    PassDone {
+        /// Of which plan.
+        plan: PlanId,
+        /// What came out, or the cause why nothing did.
+        result: Result<PassOutput, String>,
+    },
+    /// A frame could not be sent: its link is full.
+    Unsent {
+        /// To whom.
+        to: NodeId,
+        /// The frame.
+        frame: DataFrame,
+    },
+    /// A link that was full has room again.
+    LinkReady {
+        /// To whom.
+        peer: NodeId,
+    },
+}
+
+/// Orders of the shard machine.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Let the engine load these layers.
+    LoadLayers {
+        /// For which plan.
+        plan: Arc<Plan>,
+        /// Which stage.
+        stage: u16,
+    },
+    /// Let the engine drop what it holds for a plan.
+    DropLayers {
+        /// Which plan.
+        plan: PlanId,
+    },
+    /// Tell the planner how loading went.
+    StageLoaded {
+        /// Which plan.
+        plan: PlanId,
+        /// Bytes of weights, or the cause.
+        result: Result<u64, String>,
+    },
+    /// Let the engine make room for a sequence, before its first pass.
+    OpenSlot {
+        /// Under which plan.
+        plan: PlanId,
+        /// The sequence.
+        sequence: SequenceId,
+        /// KV rows.
+        rows_max: u32,
+        /// How its tokens are picked, if this is the last stage.
+        sampling: Sampling,
+    },
+    /// Let the engine free a sequence's room, after the passes already ordered.
+    CloseSlot {
+        /// Under which plan.
+        plan: PlanId,
+        /// The sequence.
+        sequence: SequenceId,
+    },
+    /// Let the engine compute; one at a time.
+    Forward(Pass),
+    /// Send to a node, which may be this one.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        frame: DataFrame,
+    },
+}
+
+/// Rows of one or several sequences for one pass of the engine.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    /// Under which plan.
+    pub plan: PlanId,
+    /// Whose rows; no sequence twice.
+    pub items: Vec<PassItem>,
+}
+
+/// Consecutive rows of one sequence, where they lie in a frame.
+#[derive(Clone, Debug)]
+pub struct PassItem {
+    /// Whose rows, at which position, and what is wanted.
+    pub span: Span,
+    /// The frame that holds them. Its credit goes back when the pass has taken them.
+    pub frame: RowsFrame,
+    /// Index of the first row in the frame.
+    pub offset: u32,
+}
+
+impl PassItem {
+    /// The token ids of its rows.
+    pub fn tokens(&self) -> impl Iterator<Item = u32> + '_ {
+        let all = self.frame.tokens();
+        all.skip(self.offset as usize).take(self.span.rows as usize)
+    }
+
+    /// Its hidden rows, (rows, width); empty on the first stage.
+    pub fn hidden(&self) -> &[f32] {
+        let width = self.frame.width();
+        let start = self.offset as usize * width;
+        &self.frame.payload()[start..start + self.span.rows as usize * width]
+    }
+}
+
+/// What a pass yields.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassOutput {
+    /// (all rows, width) in the order of the pass; empty on the last stage.
+    pub hidden: Vec<f32>,
+    /// Width of a hidden row.
+    pub width: u32,
+    /// On the last stage, one for each item that asked for a token.
+    pub sampled: Vec<SampledToken>,
+}
+
+impl Order for Output {
+    fn send(to: NodeId, frame: DataFrame) -> Self {
+        Output::Send { to, frame }
+    }
+
+    fn into_send(self) -> Result<(NodeId, DataFrame), Self> {
+        match self {
+            Output::Send { to, frame } => Ok((to, frame)),
+            other => Err(other),
+        }
+    }
+}
