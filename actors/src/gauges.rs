@@ -15,6 +15,8 @@ pub(crate) struct Gauges {
     pub(crate) queue_rows: AtomicU32,
     pub(crate) frames_stale: AtomicU64,
     pub(crate) frames_refused: AtomicU64,
+    pub(crate) prefix_hits: AtomicU64,
+    pub(crate) prefix_rows: AtomicU64,
     rows: AtomicU64,
     forwards: AtomicU64,
     forward_micros: AtomicU64,
@@ -30,6 +32,8 @@ impl Default for Gauges {
             queue_rows: AtomicU32::new(0),
             frames_stale: AtomicU64::new(0),
             frames_refused: AtomicU64::new(0),
+            prefix_hits: AtomicU64::new(0),
+            prefix_rows: AtomicU64::new(0),
             rows: AtomicU64::new(0),
             forwards: AtomicU64::new(0),
             forward_micros: AtomicU64::new(0),
@@ -68,6 +72,8 @@ impl Gauges {
             forward_micros_total: self.forward_micros.load(Ordering::Relaxed),
             frames_stale_total: self.frames_stale.load(Ordering::Relaxed),
             frames_refused_total: self.frames_refused.load(Ordering::Relaxed),
+            prefix_hits_total: self.prefix_hits.load(Ordering::Relaxed),
+            prefix_rows_total: self.prefix_rows.load(Ordering::Relaxed),
         }
     }
 }

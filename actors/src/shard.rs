@@ -82,12 +82,17 @@ impl Role for ShardRole {
                 sequence,
                 rows_max,
                 sampling,
+                prefix,
             } => self.worker.order(Job::Open {
                 plan,
                 sequence,
                 rows_max,
                 sampling,
+                prefix,
             }),
+            Output::RetainSlot { plan, sequence } => {
+                self.worker.order(Job::Retain { plan, sequence });
+            }
             Output::CloseSlot { plan, sequence } => {
                 self.worker.order(Job::Close { plan, sequence });
             }
@@ -118,6 +123,12 @@ impl Role for ShardRole {
         gauges
             .frames_refused
             .store(counters.refused, Ordering::Relaxed);
+        gauges
+            .prefix_hits
+            .store(counters.prefix_hits, Ordering::Relaxed);
+        gauges
+            .prefix_rows
+            .store(counters.prefix_rows, Ordering::Relaxed);
     }
 }
 

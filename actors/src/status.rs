@@ -162,6 +162,10 @@ pub struct NodeView {
     pub frames_stale_total: u64,
     /// Frames refused since start.
     pub frames_refused_total: u64,
+    /// Sequences that started with rows of an earlier one since start.
+    pub prefix_hits_total: u64,
+    /// Rows that were not computed again for it.
+    pub prefix_rows_total: u64,
 }
 
 /// Everything that a status is made from, taken at one moment.
@@ -287,6 +291,8 @@ impl Snapshot<'_> {
                 / 1e3,
             frames_stale_total: status.frames_stale_total,
             frames_refused_total: status.frames_refused_total,
+            prefix_hits_total: status.prefix_hits_total,
+            prefix_rows_total: status.prefix_rows_total,
         }
     }
 }

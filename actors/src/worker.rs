@@ -13,7 +13,7 @@ use cairn_engine::{
     sample,
 };
 use cairn_machine::shard::{Input, Pass, PassItem, PassOutput};
-use cairn_wire::data::{Ask, SampledToken, Sampling};
+use cairn_wire::data::{Ask, Prefix, SampledToken, Sampling};
 use cairn_wire::id::{PlanId, SequenceId};
 
 use crate::library::chain;
@@ -31,7 +31,10 @@ pub(crate) enum Job {
         sequence: SequenceId,
         rows_max: u32,
         sampling: Sampling,
+        prefix: Option<Prefix>,
     },
+    /// Keep a sequence's rows; it gets no more.
+    Retain { plan: PlanId, sequence: SequenceId },
     /// Free a sequence's room.
     Close { plan: PlanId, sequence: SequenceId },
     /// Compute.
@@ -115,7 +118,22 @@ impl Engine {
                 sequence,
                 rows_max,
                 sampling,
-            } => self.open(plan, sequence, rows_max, sampling),
+                prefix,
+            } => {
+                if let Some(stage) = self.stages.get_mut(&plan)
+                    && let Err(error) = stage.open(sequence, rows_max, sampling, prefix)
+                {
+                    // Its first pass will say that the sequence is not there.
+                    tracing::warn!(%sequence, %error, "no room for a sequence");
+                }
+            }
+            Job::Retain { plan, sequence } => {
+                if let Some(stage) = self.stages.get_mut(&plan)
+                    && let Some(held) = stage.sequences.get(&sequence)
+                {
+                    stage.shard.retain(held.slot);
+                }
+            }
             Job::Close { plan, sequence } => {
                 if let Some(stage) = self.stages.get_mut(&plan)
                     && let Some(held) = stage.sequences.remove(&sequence)
@@ -135,24 +153,6 @@ impl Engine {
             }
         }
         self.tell_memory();
-    }
-
-    fn open(&mut self, plan: PlanId, sequence: SequenceId, rows_max: u32, sampling: Sampling) {
-        let Some(stage) = self.stages.get_mut(&plan) else {
-            return;
-        };
-        match stage.shard.open(rows_max as usize) {
-            Ok(slot) => {
-                let held = Held {
-                    slot,
-                    sampling,
-                    history: Vec::new(),
-                };
-                stage.sequences.insert(sequence, held);
-            }
-            // Its first pass will say that the sequence is not there.
-            Err(error) => tracing::warn!(%sequence, %error, "no room for a sequence"),
-        }
     }
 
     fn forward(&mut self, pass: Pass) -> Result<PassOutput, String> {
@@ -191,6 +191,35 @@ impl From<EngineError> for PassError {
 }
 
 impl Stage {
+    fn open(
+        &mut self,
+        sequence: SequenceId,
+        rows_max: u32,
+        sampling: Sampling,
+        prefix: Option<Prefix>,
+    ) -> Result<(), EngineError> {
+        let capacity = rows_max as usize;
+        let earlier = prefix.and_then(|prefix| {
+            let held = self.sequences.get(&prefix.sequence)?;
+            Some((held, prefix.rows as usize))
+        });
+        // Should the earlier one be gone, the first pass finds a gap and says so.
+        let (slot, history) = match earlier {
+            None => (self.shard.open(capacity)?, Vec::new()),
+            Some((held, rows)) => (
+                self.shard.fork(held.slot, rows, capacity)?,
+                held.history[..rows].to_vec(),
+            ),
+        };
+        let held = Held {
+            slot,
+            sampling,
+            history,
+        };
+        self.sequences.insert(sequence, held);
+        Ok(())
+    }
+
     fn forward(&mut self, pass: &Pass) -> Result<PassOutput, PassError> {
         let mut spans = Vec::with_capacity(pass.items.len());
         for item in &pass.items {

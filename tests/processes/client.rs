@@ -163,3 +163,36 @@ fn the_log_of_all_nodes_is_one_in_order_of_time() {
         assert_eq!(line["node"], "n2", "{line}");
     }
 }
+
+#[test]
+fn the_second_turn_of_a_chat_computes_only_what_is_new() {
+    let mut cluster = three();
+    let http = cluster.node("n1").http();
+    let first = json!({"role": "user", "content": "a first question ".repeat(20)});
+    let talk = |messages: Vec<Value>| {
+        let body = json!({"messages": messages, "max_tokens": 8, "temperature": 0});
+        let answer = http.post("/v1/chat/completions", body.to_string().as_bytes());
+        let (status, answer) = answer.expect("an answer");
+        assert_eq!(status, 200, "{answer}");
+        answer["choices"][0]["message"].clone()
+    };
+    let said = talk(vec![first.clone()]);
+    let second = json!({"role": "user", "content": "and a second one"});
+    let turns = vec![first, said, second];
+    let again = talk(turns.clone());
+    let status = cluster.wait("every stage to count the hit", PATIENCE, |cluster| {
+        let status = cluster.nodes()[0].status()?;
+        let mut nodes = status["nodes"].as_array()?.iter();
+        nodes
+            .all(|node| node["prefix_hits_total"] == 1)
+            .then_some(status)
+    });
+    let rows = status["nodes"][0]["prefix_rows_total"].as_u64();
+    assert!(rows > Some(100), "{rows:?}");
+    // A node that knows nothing of the first turn says the same to both.
+    let elsewhere = cluster.node("n2").http();
+    let body = json!({"messages": turns, "max_tokens": 8, "temperature": 0});
+    let fresh = elsewhere.post("/v1/chat/completions", body.to_string().as_bytes());
+    let (_, fresh) = fresh.expect("an answer");
+    assert_eq!(fresh["choices"][0]["message"], again);
+}

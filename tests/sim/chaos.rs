@@ -183,6 +183,24 @@ fn clusters_agree_after_any_misfortune() {
     );
 }
 
+#[test]
+fn a_conversation_is_not_computed_again() {
+    let script = Script::calm(3, 100);
+    let mut world = World::new(7, &script, Sabotage::Nothing);
+    world.run_until(script.quiet_at.after_millis(10_000));
+    assert!(world.serves());
+    for _ in 0..40 {
+        world.cause(Fault::Ask(Seat(0)));
+        settle_requests(&mut world);
+    }
+    assert_eq!((world.answered(), world.aborts()), (40, &[][..]));
+    let counters: Vec<_> = world.hosts().map(|(_, host)| host.counters()).collect();
+    for counter in &counters {
+        let (hits, rows) = (counter.prefix_hits, counter.prefix_rows);
+        assert!(hits >= 10 && rows >= 20 * hits, "{counters:?}");
+    }
+}
+
 /// A cut between two members that both hear the leader: one of them is left out, once.
 #[test]
 fn a_standing_cut_between_followers_ends_in_one_lasting_plan() {

@@ -8,7 +8,7 @@ use cairn_machine::placement::ModelFacts;
 use cairn_machine::shard::{Pass, PassOutput};
 use cairn_planner::{LayerCost, Model, Part};
 use cairn_wire::control::{ModelRef, Plan};
-use cairn_wire::data::{Ask, SampledToken};
+use cairn_wire::data::{Ask, Prefix, SampledToken};
 use cairn_wire::id::{PlanId, SequenceId};
 
 use crate::rng::mix;
@@ -79,9 +79,10 @@ struct Loaded {
 
 #[derive(Debug)]
 struct Slot {
-    rows: u32,
     rows_max: u32,
-    caches: Vec<u64>,
+    /// The layers' caches before each row, and after the last.
+    caches: Vec<Vec<u64>>,
+    ended: bool,
 }
 
 impl Engine {
@@ -108,24 +109,45 @@ impl Engine {
         self.loaded.keys().copied()
     }
 
-    /// Makes room for a sequence.
+    /// Makes room for a sequence, which may start with the rows of another.
     ///
     /// # Panics
-    /// When it has room already, or nobody has.
-    pub fn open(&mut self, plan: PlanId, sequence: SequenceId, rows_max: u32) {
+    /// When it has room already, nobody has, or the other has fewer rows.
+    pub fn open(
+        &mut self,
+        plan: PlanId,
+        sequence: SequenceId,
+        rows_max: u32,
+        prefix: Option<Prefix>,
+    ) {
         let Some(loaded) = self.loaded.get_mut(&plan) else {
             return;
         };
-        let caches = vec![0; loaded.layers.len()];
+        let caches = match prefix {
+            None => vec![vec![0; loaded.layers.len()]],
+            Some(prefix) => {
+                let from = loaded.slots.get(&prefix.sequence).expect("it is kept");
+                from.caches[..=prefix.rows as usize].to_vec()
+            }
+        };
+        let ended = false;
         let slot = Slot {
-            rows: 0,
             rows_max,
             caches,
+            ended,
         };
         let old = loaded.slots.insert(sequence, slot);
         assert!(old.is_none(), "sequence {sequence} opened twice");
-        let held = loaded.slots.len();
+        let held = loaded.slots.values().filter(|slot| !slot.ended).count();
         assert!(held <= loaded.sequences_max, "{held} sequences on a stage");
+    }
+
+    /// Takes note that a sequence has ended; its rows stay.
+    pub fn retain(&mut self, plan: PlanId, sequence: SequenceId) {
+        let loaded = self.loaded.get_mut(&plan);
+        if let Some(slot) = loaded.and_then(|loaded| loaded.slots.get_mut(&sequence)) {
+            slot.ended = true;
+        }
     }
 
     /// Frees a sequence's room.
@@ -152,9 +174,10 @@ impl Engine {
         for item in &pass.items {
             let span = item.span;
             let slot = loaded.slots.get_mut(&span.sequence).ok_or("no slot")?;
-            assert_eq!(span.position, slot.rows, "a row twice, or a gap");
-            slot.rows += span.rows;
-            assert!(slot.rows <= slot.rows_max, "more rows than opened for");
+            let rows = slot.caches.len() - 1;
+            assert_eq!(span.position as usize, rows, "a row twice, or a gap");
+            let end = span.position + span.rows;
+            assert!(end <= slot.rows_max, "more rows than opened for");
             let mut last = 0;
             for row in item.offset..item.offset + span.rows {
                 let input = if loaded.layers.start == 0 {
@@ -163,7 +186,9 @@ impl Engine {
                 } else {
                     word(item.frame.payload(), row)
                 };
-                last = run(&mut slot.caches, loaded.layers.start, input);
+                let mut caches = slot.caches.last().expect("starts with one").clone();
+                last = run(&mut caches, loaded.layers.start, input);
+                slot.caches.push(caches);
                 if loaded.layers.end < LAYERS {
                     output.hidden.extend(floats(last));
                 }

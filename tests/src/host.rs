@@ -280,6 +280,11 @@ impl Host {
         self.engine.plans()
     }
 
+    /// What its stages have counted.
+    pub fn counters(&self) -> shard::Counters {
+        self.shard.counters()
+    }
+
     /// What the leader waits for, for whoever reads a failure.
     pub fn waiting_for(&self) -> String {
         self.placement.waiting_for()

@@ -115,6 +115,8 @@ struct Chair {
     id: NodeId,
     boots: u64,
     disk_term: u64,
+    /// What its client and the cluster have said to each other.
+    talk: Vec<u32>,
     state: State,
 }
 
@@ -152,6 +154,7 @@ impl World {
                     id: NodeId(key),
                     boots: 0,
                     disk_term: 0,
+                    talk: Vec::new(),
                     state: State::Stopped,
                 }
             })

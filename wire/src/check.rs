@@ -49,6 +49,12 @@ pub(crate) fn rows(rows: &ArchivedRows, payload_bytes: usize) -> Result<(), Viol
 
 pub(crate) fn open(open: &Open) -> Result<(), Violation> {
     some("the sequence's room", open.rows_max as usize)?;
+    if let Some(prefix) = &open.prefix {
+        some("the prefix", prefix.rows as usize)?;
+        if prefix.rows >= open.rows_max {
+            return Err(Violation::Range { what: "the prefix" });
+        }
+    }
     sampling(&open.sampling)
 }
 

@@ -234,6 +234,10 @@ pub struct NodeStatus {
     pub frames_stale_total: u64,
     /// Frames that broke a rule.
     pub frames_refused_total: u64,
+    /// Sequences that started with rows of an earlier one.
+    pub prefix_hits_total: u64,
+    /// Rows that were not computed again for it.
+    pub prefix_rows_total: u64,
 }
 
 /// A request for log lines.

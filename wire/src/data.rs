@@ -114,6 +114,19 @@ pub struct Open {
     pub rows_max: u32,
     /// How the last stage picks tokens.
     pub sampling: Sampling,
+    /// Rows that it starts with: its own first rows are those of an earlier sequence.
+    pub prefix: Option<Prefix>,
+}
+
+/// The first rows of a sequence that a stage may still hold. Their tokens are those of the new
+/// sequence, which only the driver of both can know.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`Prefix`]."))]
+pub struct Prefix {
+    /// The earlier sequence, of the same driver under the same plan.
+    pub sequence: SequenceId,
+    /// How many of its rows; at least one, fewer than the new sequence holds.
+    pub rows: u32,
 }
 
 /// How a token is picked from logits: a pure function of these, the position and the tokens so far.
@@ -216,6 +229,8 @@ pub enum FailedWhy {
     Overflow = 3,
     /// This node, which holds other layers of the plan, is out of the stage's reach.
     Lost(NodeId) = 4,
+    /// The stage does not hold the prefix any more; without it, the sequence can be opened.
+    Forgotten = 5,
 }
 
 /// Grants the peer that many more frames on this stream. Costs nothing itself.

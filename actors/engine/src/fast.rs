@@ -109,6 +109,15 @@ impl Stack {
         Ok(())
     }
 
+    /// Copies the first `rows` rows of one sequence's caches into another's.
+    pub(crate) fn copy_rows(&mut self, from: SlotId, to: SlotId, rows: usize) {
+        let mut target = self.caches.remove(&to).expect("the shard opened it");
+        for (target, source) in target.iter_mut().zip(&self.caches[&from]) {
+            target.copy_from(source, rows);
+        }
+        self.caches.insert(to, target);
+    }
+
     pub(crate) fn close(&mut self, slot: SlotId) {
         self.caches.remove(&slot);
     }

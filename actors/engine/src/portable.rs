@@ -298,6 +298,23 @@ impl Stack {
         Ok(())
     }
 
+    /// Copies the first `rows` rows of one sequence's caches into another's.
+    pub(crate) fn copy_rows(
+        &mut self,
+        from: SlotId,
+        to: SlotId,
+        rows: usize,
+    ) -> Result<(), EngineError> {
+        let copy = |from: &Tensor, to: &Tensor| to.slice_set(&from.narrow(0, 0, rows)?, 0, 0);
+        let pairs = self.caches[&from].layers.iter();
+        let mut pairs = pairs.zip(&self.caches[&to].layers);
+        let copied = pairs.try_for_each(|(from, to)| {
+            copy(&from.0, &to.0)?;
+            copy(&from.1, &to.1)
+        });
+        copied.during("KV cache")
+    }
+
     pub(crate) fn close(&mut self, slot: SlotId) {
         self.caches.remove(&slot);
     }

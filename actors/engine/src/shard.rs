@@ -220,6 +220,42 @@ impl Shard {
         Ok(id)
     }
 
+    /// Opens a sequence with room for `capacity` rows that starts with the first `rows` rows of
+    /// another, as if they had been run again.
+    ///
+    /// # Errors
+    /// [`EngineError::UnknownSlot`] when the other is not open, [`EngineError::PositionGap`] when
+    /// it has fewer rows, [`EngineError::ContextTooLong`] as for [`Shard::open`].
+    pub fn fork(
+        &mut self,
+        from: SlotId,
+        rows: usize,
+        capacity: usize,
+    ) -> Result<SlotId, EngineError> {
+        let source = self.slots.get(&from);
+        let has = source
+            .ok_or(EngineError::UnknownSlot { slot: from.0 })?
+            .rows;
+        if rows > has || rows > capacity {
+            return Err(EngineError::PositionGap {
+                slot: from.0,
+                position: rows,
+                rows: has.min(capacity),
+            });
+        }
+        let id = self.open(capacity)?;
+        self.stack.copy_rows(from, id, rows)?;
+        self.slots.insert(id, Slot { rows, capacity });
+        Ok(id)
+    }
+
+    /// Keeps the rows of a sequence for [`Shard::fork`]; it gets no more.
+    pub fn retain(&mut self, slot: SlotId) {
+        if let Some(slot) = self.slots.get_mut(&slot) {
+            slot.capacity = slot.rows;
+        }
+    }
+
     /// Forgets a sequence and returns its memory. A slot that is not open is left alone.
     pub fn close(&mut self, slot: SlotId) {
         if self.slots.remove(&slot).is_some() {

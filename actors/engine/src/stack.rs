@@ -44,6 +44,22 @@ impl Stack {
         }
     }
 
+    /// Copies the first `rows` rows of one sequence's caches into another's.
+    pub(crate) fn copy_rows(
+        &mut self,
+        from: SlotId,
+        to: SlotId,
+        rows: usize,
+    ) -> Result<(), EngineError> {
+        match self {
+            Stack::Fast(stack) => {
+                stack.copy_rows(from, to, rows);
+                Ok(())
+            }
+            Stack::Portable(stack) => stack.copy_rows(from, to, rows),
+        }
+    }
+
     pub(crate) fn close(&mut self, slot: SlotId) {
         match self {
             Stack::Fast(stack) => stack.close(slot),

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cairn_wire::control::Plan;
-use cairn_wire::data::{Ask, Close, DType, Failed, FailedWhy, Open, Rows, Sampled, Sampling, Span};
+use cairn_wire::data::{
+    Ask, Close, DType, Failed, FailedWhy, Open, Prefix, Rows, Sampled, Sampling, Span,
+};
 use cairn_wire::frame::{DataFrame, RowsFrame};
 use cairn_wire::id::{BootId, NodeId, PlanId, SequenceId};
 
@@ -17,10 +19,12 @@ use crate::view::View;
 use crate::{Machine, Tick};
 
 mod fact;
+mod past;
 #[cfg(test)]
 mod tests;
 
 pub use fact::{Abort, Finish, Input, Output, Request, RequestId};
+use past::Past;
 
 /// Rows of a prefill chunk: the stages work on several chunks of one prompt at once.
 pub const CHUNK_ROWS: u32 = 64;
@@ -46,6 +50,8 @@ pub struct PipelineMachine {
     /// After a stage said that it is full, nothing new is opened before this.
     retry_at: Option<Tick>,
     next_number: u64,
+    /// Answers that have ended under the plan in force.
+    past: Past,
     outbox: Outbox<Output>,
 }
 
@@ -62,6 +68,9 @@ struct Sequence {
     purpose: Purpose,
     plan: Arc<Plan>,
     request: Request,
+    prefix: Option<Prefix>,
+    /// The tokens of the answer that went down the stages again.
+    fed: Vec<u32>,
     /// Positions taken so far, prompt and answer.
     length: u32,
     /// Positions that it may take.
@@ -87,6 +96,7 @@ impl PipelineMachine {
             waiting: VecDeque::new(),
             retry_at: None,
             next_number: boot.0 << 32,
+            past: Past::default(),
             outbox: Outbox::default(),
         }
     }
@@ -158,12 +168,20 @@ impl PipelineMachine {
                 self.outbox.push(Output::Aborted { id, cause });
                 continue;
             }
+            let prefix = self.past.longest_prefix(&waiting.request.tokens);
             let purpose = Purpose::Answer(waiting.id);
-            self.open(now, purpose, Arc::clone(&plan), waiting.request);
+            self.open(now, purpose, Arc::clone(&plan), waiting.request, prefix);
         }
     }
 
-    fn open(&mut self, now: Tick, purpose: Purpose, plan: Arc<Plan>, request: Request) {
+    fn open(
+        &mut self,
+        now: Tick,
+        purpose: Purpose,
+        plan: Arc<Plan>,
+        request: Request,
+        prefix: Option<Prefix>,
+    ) {
         let sequence = SequenceId {
             driver: self.me,
             number: self.next_number,
@@ -180,15 +198,19 @@ impl PipelineMachine {
                 sequence,
                 rows_max: length_max,
                 sampling: request.sampling,
+                prefix,
             }),
         );
-        self.send_prompt(first, plan.id, sequence, &request.tokens);
+        let start = prefix.map_or(0, |prefix| prefix.rows);
+        self.send_prompt(first, plan.id, sequence, &request.tokens, start);
         self.running.insert(
             sequence,
             Sequence {
                 purpose,
                 plan,
                 request,
+                prefix,
+                fed: Vec::new(),
                 length: prompt,
                 length_max,
                 arrived: now,
@@ -197,9 +219,18 @@ impl PipelineMachine {
         );
     }
 
-    fn send_prompt(&mut self, to: NodeId, plan: PlanId, sequence: SequenceId, tokens: &[u32]) {
-        let mut position = 0;
-        let mut chunks = tokens.chunks(CHUNK_ROWS as usize).peekable();
+    /// Sends the rows of a prompt from position `start` on.
+    fn send_prompt(
+        &mut self,
+        to: NodeId,
+        plan: PlanId,
+        sequence: SequenceId,
+        tokens: &[u32],
+        start: u32,
+    ) {
+        let mut position = start;
+        let chunks = tokens[start as usize..].chunks(CHUNK_ROWS as usize);
+        let mut chunks = chunks.peekable();
         while let Some(chunk) = chunks.next() {
             let rows = u32::try_from(chunk.len()).expect("a chunk is short");
             let ask = match chunks.peek() {
@@ -244,6 +275,7 @@ impl PipelineMachine {
         }
         let position = sequence.length;
         sequence.length += 1;
+        sequence.fed.push(token);
         let full = sequence.length == sequence.length_max;
         let (plan, first) = (sequence.plan.id, owner(&sequence.plan, 0));
         self.outbox.push(Output::Token {
@@ -252,6 +284,8 @@ impl PipelineMachine {
             logprob,
         });
         if full {
+            // The last token ends the answer instead of going down the stages.
+            sequence.fed.pop();
             self.finish(now, id, request, Finish::Length);
             return;
         }
@@ -266,10 +300,22 @@ impl PipelineMachine {
     }
 
     fn finish(&mut self, now: Tick, id: SequenceId, request: RequestId, finish: Finish) {
-        self.close(id);
+        if let Some(sequence) = self.close(id) {
+            self.remember(id, sequence);
+        }
         let id = request;
         self.outbox.push(Output::Finished { id, finish });
         self.start_waiting(now);
+    }
+
+    /// Keeps in mind what the stages may still hold of a sequence that has ended.
+    fn remember(&mut self, id: SequenceId, ended: Sequence) {
+        let in_force = self.plan.as_ref().map(|plan| plan.id);
+        if in_force == Some(ended.plan.id) {
+            let mut tokens = ended.request.tokens;
+            tokens.extend(ended.fed);
+            self.past.remember(id, tokens);
+        }
     }
 
     fn failed(&mut self, now: Tick, from: NodeId, failed: Failed) {
@@ -279,6 +325,14 @@ impl PipelineMachine {
         if owner(&sequence.plan, failed.stage) != Some(from) || sequence.plan.id != failed.plan {
             return;
         }
+        // Only before the first token: whoever has computed that has the rows.
+        if failed.why == FailedWhy::Forgotten
+            && sequence.fed.is_empty()
+            && let Some(prefix) = sequence.prefix
+        {
+            self.open_whole(now, failed.sequence, prefix);
+            return;
+        }
         match (failed.why, sequence.purpose) {
             (FailedWhy::Busy, Purpose::Answer(id)) => self.wait_again(now, id, failed.sequence),
             (FailedWhy::Lost(node), _) => {
@@ -286,12 +340,22 @@ impl PipelineMachine {
                 self.start_waiting(now);
             }
             (FailedWhy::Busy, Purpose::Probe)
-            | (FailedWhy::Gap | FailedWhy::Engine | FailedWhy::Overflow, _) => {
+            | (
+                FailedWhy::Gap | FailedWhy::Engine | FailedWhy::Overflow | FailedWhy::Forgotten,
+                _,
+            ) => {
                 let (stage, detail) = (failed.stage, failed.detail);
                 self.abort(failed.sequence, Abort::Stage { stage, detail });
                 self.start_waiting(now);
             }
         }
+    }
+
+    /// A stage does not hold the prefix any more: the sequence starts anew, without one.
+    fn open_whole(&mut self, now: Tick, id: SequenceId, prefix: Prefix) {
+        self.past.forget(prefix.sequence);
+        let closed = self.close(id).expect("the caller found it");
+        self.open(now, closed.purpose, closed.plan, closed.request, None);
     }
 
     /// Another driver has the last place on a stage: this request is first in line again.
@@ -344,8 +408,13 @@ impl PipelineMachine {
             .iter()
             .find(|(_, sequence)| sequence.purpose == Purpose::Answer(id))
             .map(|(sequence, _)| *sequence);
-        if let Some(sequence) = found {
-            self.close(sequence);
+        if let Some(id) = found {
+            if let Some(sequence) = self.close(id)
+                && !sequence.fed.is_empty()
+            {
+                // A token came, so all stages have computed the prompt.
+                self.remember(id, sequence);
+            }
             self.start_waiting(now);
         }
     }
@@ -357,7 +426,7 @@ impl PipelineMachine {
             end_tokens: Vec::new(),
             sampling: Sampling::GREEDY,
         };
-        self.open(now, Purpose::Probe, plan, request);
+        self.open(now, Purpose::Probe, plan, request, None);
     }
 }
 
@@ -370,6 +439,7 @@ impl Machine for PipelineMachine {
             Input::Members(view) => self.members_changed(now, view),
             Input::Adopted(plan) => {
                 self.plan = Some(plan);
+                self.past.clear();
                 self.start_waiting(now);
             }
             Input::Probe(plan) => self.probe(now, plan),

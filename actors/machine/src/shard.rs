@@ -25,7 +25,7 @@ mod tests;
 
 pub use fact::{Input, Output, Pass, PassItem, PassOutput};
 use queue::Queue;
-use stage::{Admission, Stage};
+use stage::{Admission, Kept, Stage};
 
 /// Frames that may wait for credits towards one neighbour before the stage stops computing.
 const OUTBOX_MAX: usize = 16;
@@ -39,6 +39,10 @@ pub struct Counters {
     pub refused: u64,
     /// Rows that were here already.
     pub replayed_rows: u64,
+    /// Sequences that started with rows of an earlier one.
+    pub prefix_hits: u64,
+    /// Rows that were not computed for it.
+    pub prefix_rows: u64,
 }
 
 /// Runs the stages of this node: that of the plan in force, and for a while its neighbours in time.
@@ -147,12 +151,12 @@ impl ShardMachine {
         let Some(stage) = self.stages.get_mut(&plan) else {
             return Vec::new();
         };
-        let closed = stage.remove_where(matches);
-        for sequence in &closed {
+        let (live, ended) = stage.remove_where(matches);
+        for sequence in live.iter().chain(&ended) {
             let sequence = *sequence;
             self.outbox.push(Output::CloseSlot { plan, sequence });
         }
-        closed
+        live
     }
 
     fn adopted(&mut self, plan: PlanId) {
@@ -222,7 +226,7 @@ impl ShardMachine {
             self.fail(open.plan, open.stage, sequence, why, String::new());
             return;
         }
-        match stage.open(sequence, open.rows_max) {
+        match stage.open(sequence, open.rows_max, open.prefix) {
             Admission::Known => {}
             Admission::Refused(why, detail) => {
                 self.fail(open.plan, open.stage, sequence, why, detail);
@@ -233,7 +237,16 @@ impl ShardMachine {
                     sequence,
                     rows_max: open.rows_max,
                     sampling: open.sampling,
+                    prefix: open.prefix,
                 });
+                while let Some(sequence) = stage.evict() {
+                    let plan = open.plan;
+                    self.outbox.push(Output::CloseSlot { plan, sequence });
+                }
+                if let Some(prefix) = open.prefix {
+                    self.counters.prefix_hits += 1;
+                    self.counters.prefix_rows += u64::from(prefix.rows);
+                }
                 if let Some(to) = self.next_owner(open.plan) {
                     let stage = open.stage + 1;
                     self.outbox
@@ -247,7 +260,13 @@ impl ShardMachine {
         if !self.admit(from, close.plan, close.stage, close.sequence.driver) {
             return;
         }
-        self.close_where(close.plan, |sequence| *sequence == close.sequence);
+        let stage = self.stages.get_mut(&close.plan).expect("admitted");
+        let (plan, sequence) = (close.plan, close.sequence);
+        match stage.close(sequence) {
+            None => {}
+            Some(Kept::Rows) => self.outbox.push(Output::RetainSlot { plan, sequence }),
+            Some(Kept::Nothing) => self.outbox.push(Output::CloseSlot { plan, sequence }),
+        }
         if let Some(to) = self.next_owner(close.plan) {
             let stage = close.stage + 1;
             self.outbox
@@ -289,7 +308,7 @@ impl ShardMachine {
         let Some((plan, stage)) = next else {
             return;
         };
-        let items = stage.queue.next_pass();
+        let items = stage.next_pass();
         self.running = Some(Running {
             plan: *plan,
             spans: items.iter().map(|item| item.span).collect(),
@@ -303,12 +322,16 @@ impl ShardMachine {
         let Some(running) = self.running.take_if(|running| running.plan == plan) else {
             return;
         };
-        if let Some(stage) = self.stages.get(&plan) {
+        if let Some(stage) = self.stages.get_mut(&plan) {
             let (index, is_last) = (stage.index, stage.index == last_stage(&stage.plan));
             match result {
                 Ok(output) if is_last => self.send_sampled(plan, &output.sampled),
                 Ok(output) => self.send_hidden(plan, index, running, &output),
                 Err(cause) => {
+                    running
+                        .spans
+                        .iter()
+                        .for_each(|span| stage.not_computed(span));
                     for span in running.spans {
                         let why = FailedWhy::Engine;
                         self.fail(plan, index, span.sequence, why, cause.clone());

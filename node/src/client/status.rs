@@ -55,6 +55,15 @@ pub(crate) fn render(status: &Status, paint: Paint) -> String {
         "  asked here: {} running, {} waiting",
         status.requests_running, status.requests_waiting
     ));
+    // Every stage counts the same sequences, but one that was restarted has missed some.
+    let most = |of: fn(&NodeView) -> u64| status.nodes.iter().map(of).max().unwrap_or(0);
+    let hits = most(|node| node.prefix_hits_total);
+    if hits > 0 {
+        let rows = most(|node| node.prefix_rows_total);
+        lines.push(format!(
+            "  prefix cache: {hits} hits, {rows} rows not computed again"
+        ));
+    }
     lines.push(String::new());
     let layer_count = status.model.as_ref().map_or(0, |model| model.layers);
     lines.push(nodes(&status.nodes, layer_count, paint));

@@ -120,7 +120,11 @@ impl Host {
                     sequence,
                     rows_max,
                     sampling: _,
-                } => self.engine.open(plan, sequence, rows_max),
+                    prefix,
+                } => self.engine.open(plan, sequence, rows_max, prefix),
+                shard::Output::RetainSlot { plan, sequence } => {
+                    self.engine.retain(plan, sequence);
+                }
                 shard::Output::CloseSlot { plan, sequence } => self.engine.close(plan, sequence),
                 shard::Output::Forward(pass) => {
                     let plan = pass.plan;

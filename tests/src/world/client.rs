@@ -9,13 +9,23 @@ use crate::engine::oracle;
 use crate::host::{Answer, Fact};
 use crate::net::Seat;
 
+/// A conversation of so many tokens ends.
+const TALK_MAX: usize = 120;
+/// Tokens of the longest prompt: with its answer it fits into the context.
+const CONTEXT_TOKENS: usize = 200;
+
 impl World {
     pub(super) fn ask(&mut self, seat: Seat) {
-        let prompt: Vec<u32> = (0..self.rng.between(1, 150))
-            .map(|_| self.rng.below(1_000) as u32)
-            .collect();
+        // Half of the clients go on with their conversation, the others begin one.
+        let talk = std::mem::take(&mut self.seats[seat.0].talk);
+        let goes_on = talk.len() < TALK_MAX && self.rng.chance(500);
+        let mut prompt = if goes_on { talk } else { Vec::new() };
+        prompt.extend((0..self.rng.between(1, 150)).map(|_| self.rng.below(1_000) as u32));
+        prompt.truncate(CONTEXT_TOKENS);
         let tokens_max = self.rng.between(1, 20) as u32;
-        let answer = oracle(&prompt, tokens_max as usize).into();
+        let answer = oracle(&prompt, tokens_max as usize);
+        self.seats[seat.0].talk = [&prompt[..], &answer].concat();
+        let answer = answer.into();
         let Some(run) = self.run_at(seat) else {
             return;
         };

@@ -78,7 +78,7 @@ b8ffffff  # tokens: offset
 01  # major
 00  # reserved
 1100  # kind
-88000000  # header bytes
+c0000000  # header bytes
 00000000  # flags
 0000000000000000  # payload bytes
 0000000000000000  # reserved
@@ -98,7 +98,12 @@ bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  # sequence: dr
 0000803f  # repetition_penalty
 40000000  # repetition_window
 0b00000000000000  # seed
-0000000000000000  # padding to 16
+01  # prefix: there is one
+00000000000000  # zero
+bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  # prefix: driver
+0700000000000000  # prefix: number
+00010000  # prefix: rows
+00000000  # zero
 ",
     // Close.
     "

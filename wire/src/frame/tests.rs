@@ -8,7 +8,7 @@ use crate::control::{
     Capability, Explain, Heartbeat, LogLevel, LogLine, ModelRef, PeerAddress, Plan, Reason, Role,
     Stage,
 };
-use crate::data::{Ask, DType, FailedWhy, SampledToken, Sampling};
+use crate::data::{Ask, DType, FailedWhy, Prefix, SampledToken, Sampling};
 use crate::id::{BootId, NodeId, SequenceId, Term};
 use crate::limits;
 
@@ -80,6 +80,10 @@ pub(super) fn data_frames() -> Vec<DataFrame> {
             sequence: sequence(),
             rows_max: 512,
             sampling: sampling(),
+            prefix: Some(Prefix {
+                sequence: sequence(),
+                rows: 256,
+            }),
         }),
         DataFrame::Close(Close {
             plan: plan_id(),
@@ -333,6 +337,7 @@ fn values_out_of_range_are_refused_before_they_are_sent() {
                 temperature,
                 ..sampling()
             },
+            prefix: None,
         })
     };
     assert!(temperature(0.0).encode().is_ok());
@@ -343,6 +348,14 @@ fn values_out_of_range_are_refused_before_they_are_sent() {
                 what: "temperature"
             })
         );
+    }
+    for rows in [0, 512] {
+        let DataFrame::Open(mut open) = data_frames().swap_remove(1) else {
+            panic!("the second is an `Open`");
+        };
+        let sequence = sequence();
+        open.prefix = Some(Prefix { sequence, rows });
+        assert!(DataFrame::Open(open).encode().is_err(), "{rows} of 512");
     }
     for frames in [0, limits::CREDIT_WINDOW_FRAMES + 1] {
         assert!(DataFrame::Credit(Credit { frames }).encode().is_err());

@@ -82,6 +82,19 @@ impl KvLayer {
         }
     }
 
+    /// Takes over the first `positions` positions of another sequence. Those behind them in the
+    /// last block come along; nothing looks at them before they are written.
+    ///
+    /// # Panics
+    /// When the shapes differ, or either has fewer positions.
+    pub fn copy_from(&mut self, other: &KvLayer, positions: usize) {
+        let shape = |layer: &KvLayer| (layer.kv_heads, layer.head_dim);
+        assert_eq!(shape(self), shape(other), "heads of the caches");
+        assert!(positions <= self.capacity.min(other.capacity));
+        let len = positions.div_ceil(POSITIONS) * self.block_len();
+        self.data[..len].copy_from_slice(&other.data[..len]);
+    }
+
     pub(super) fn kv_heads(&self) -> usize {
         self.kv_heads
     }

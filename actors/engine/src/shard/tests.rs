@@ -7,6 +7,7 @@ use crate::spec::Tied;
 
 mod golden;
 mod invariance;
+mod prefix;
 mod refusals;
 
 /// Opens a model file made up in memory.

@@ -336,3 +336,53 @@ fn a_probe_reports_a_token_or_its_absence() {
         Some(Output::Probed { result: Err(_), .. })
     ));
 }
+
+/// The prefix that the last sequence was opened with.
+fn prefix(rig: &Rig) -> Option<(u64, u32)> {
+    let opens = rig.sent.iter().rev().filter_map(|(_, frame)| match frame {
+        DataFrame::Open(open) => Some(open.prefix),
+        _ => None,
+    });
+    let last = opens.into_iter().next().expect("a sequence was opened");
+    last.map(|prefix| (prefix.sequence.number, prefix.rows))
+}
+
+#[test]
+fn a_second_turn_sends_only_what_is_new() {
+    let mut rig = Rig::new();
+    rig.submit(1, 20, 4);
+    assert_eq!(prefix(&rig), None);
+    let first = rig.sequence().number;
+    rig.token(2, 20, 7);
+    rig.token(2, 21, 99);
+    rig.sent.clear();
+    rig.submit(2, 30, 4);
+    assert_eq!(prefix(&rig), Some((first, 20)), "the prompts agree so far");
+    assert_eq!(rig.spans(), [(20, 10, Ask::Token)]);
+    // A stage has dropped the rows: all of them again, under another name.
+    let second = rig.sequence();
+    rig.fail(FailedWhy::Forgotten);
+    assert_ne!(rig.sequence(), second);
+    assert_eq!(prefix(&rig), None);
+    assert_eq!(rig.spans().last(), Some(&(0, 30, Ask::Token)));
+    assert!(
+        rig.said
+            .iter()
+            .all(|order| !matches!(order, Output::Aborted { .. }))
+    );
+    // A stage that says so of a sequence without a prefix errs.
+    rig.fail(FailedWhy::Forgotten);
+    assert!(matches!(rig.said.last(), Some(Output::Aborted { .. })));
+}
+
+#[test]
+fn another_plan_knows_nothing_of_the_past() {
+    let mut rig = Rig::new();
+    rig.submit(1, 20, 4);
+    rig.token(2, 20, 99);
+    let mut plan = fixture_plan(&[(1, 0..2), (2, 2..4)]);
+    plan.id = plan_id(2);
+    rig.feed(Input::Adopted(Arc::new(plan)));
+    rig.submit(2, 30, 4);
+    assert_eq!(prefix(&rig), None);
+}

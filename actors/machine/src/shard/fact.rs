@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cairn_wire::control::Plan;
-use cairn_wire::data::{SampledToken, Sampling, Span};
+use cairn_wire::data::{Prefix, SampledToken, Sampling, Span};
 use cairn_wire::frame::{DataFrame, RowsFrame};
 use cairn_wire::id::{NodeId, PlanId, SequenceId};
 
@@ -99,6 +99,16 @@ pub enum Output {
         rows_max: u32,
         /// How its tokens are picked, if this is the last stage.
         sampling: Sampling,
+        /// The rows of another sequence that it starts with. The engine has computed them, or
+        /// will by passes already ordered.
+        prefix: Option<Prefix>,
+    },
+    /// A sequence has ended and gets no more rows, but others may start with those that it has.
+    RetainSlot {
+        /// Under which plan.
+        plan: PlanId,
+        /// The sequence.
+        sequence: SequenceId,
     },
     /// Let the engine free a sequence's room, after the passes already ordered.
     CloseSlot {

@@ -1,14 +1,19 @@
 //! One stage of one plan: the sequences that it holds and where each stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cairn_wire::control::Plan;
-use cairn_wire::data::{FailedWhy, Span};
+use cairn_wire::data::{FailedWhy, Prefix, Span};
 use cairn_wire::frame::RowsFrame;
 use cairn_wire::id::SequenceId;
 
 use super::{PassItem, Queue};
+
+/// Rows of a page of the cache: the unit in which room is counted.
+const PAGE_ROWS: u32 = 256;
+/// Fewer rows are not worth keeping once their sequence has ended.
+const RETAIN_ROWS_MIN: u32 = 16;
 
 /// A stage that this node owns.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub(super) struct Stage {
     pub(super) index: u16,
     pub(super) queue: Queue,
     held: BTreeMap<SequenceId, Held>,
+    /// Ended sequences whose rows others may start with; the one unused for longest is first.
+    retained: VecDeque<Retained>,
 }
 
 /// Where a sequence stands on a stage.
@@ -25,6 +32,15 @@ struct Held {
     rows_max: u32,
     /// Rows before this position are computed or queued.
     next: u32,
+    /// Rows before this position are computed, or will be by the pass under way.
+    ordered: u32,
+}
+
+/// What is left of a sequence that has ended.
+#[derive(Clone, Copy, Debug)]
+struct Retained {
+    sequence: SequenceId,
+    rows: u32,
 }
 
 /// The answer to an `Open`.
@@ -38,6 +54,15 @@ pub(super) enum Admission {
     Refused(FailedWhy, String),
 }
 
+/// What stays of a sequence that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Its rows, for others to start with.
+    Rows,
+    /// Nothing: they were too few.
+    Nothing,
+}
+
 impl Stage {
     pub(super) fn new(plan: Arc<Plan>, index: u16) -> Self {
         Self {
@@ -45,6 +70,7 @@ impl Stage {
             index,
             queue: Queue::default(),
             held: BTreeMap::new(),
+            retained: VecDeque::new(),
         }
     }
 
@@ -52,7 +78,12 @@ impl Stage {
         self.held.len()
     }
 
-    pub(super) fn open(&mut self, sequence: SequenceId, rows_max: u32) -> Admission {
+    pub(super) fn open(
+        &mut self,
+        sequence: SequenceId,
+        rows_max: u32,
+        prefix: Option<Prefix>,
+    ) -> Admission {
         if self.held.contains_key(&sequence) {
             return Admission::Known;
         }
@@ -67,8 +98,85 @@ impl Stage {
             let detail = format!("all {} sequences are in use", self.plan.sequences);
             return Admission::Refused(FailedWhy::Busy, detail);
         }
-        self.held.insert(sequence, Held { rows_max, next: 0 });
+        let mut next = 0;
+        if let Some(prefix) = prefix {
+            if !self.use_prefix(sequence, prefix) {
+                let detail = format!("the rows of {} are gone", prefix.sequence);
+                return Admission::Refused(FailedWhy::Forgotten, detail);
+            }
+            next = prefix.rows;
+        }
+        let held = Held {
+            rows_max,
+            next,
+            ordered: next,
+        };
+        self.held.insert(sequence, held);
         Admission::Taken
+    }
+
+    /// Whether the rows of the prefix are here. A driver gets no rows but its own.
+    fn use_prefix(&mut self, sequence: SequenceId, prefix: Prefix) -> bool {
+        if prefix.sequence.driver != sequence.driver {
+            return false;
+        }
+        if let Some(held) = self.held.get(&prefix.sequence) {
+            return held.ordered >= prefix.rows;
+        }
+        let found = |kept: &Retained| kept.sequence == prefix.sequence && kept.rows >= prefix.rows;
+        let Some(index) = self.retained.iter().position(found) else {
+            return false;
+        };
+        let used = self.retained.remove(index).expect("found there");
+        self.retained.push_back(used);
+        true
+    }
+
+    /// Takes retained sequences away, the one unused for longest first, until the rest fits into
+    /// the room that the plan has counted.
+    pub(super) fn evict(&mut self) -> Option<SequenceId> {
+        let held = self.held.values().map(|held| pages(held.rows_max));
+        let retained = self.retained.iter().map(|kept| pages(kept.rows));
+        let room = pages(self.plan.context) * u64::from(self.plan.sequences);
+        if held.chain(retained).sum::<u64>() <= room {
+            return None;
+        }
+        self.retained.pop_front().map(|kept| kept.sequence)
+    }
+
+    /// Ends a sequence; `None` when it is not here.
+    pub(super) fn close(&mut self, sequence: SequenceId) -> Option<Kept> {
+        self.queue
+            .remove_where(|item| item.span.sequence == sequence);
+        let rows = self.held.remove(&sequence)?.ordered;
+        if rows < RETAIN_ROWS_MIN {
+            return Some(Kept::Nothing);
+        }
+        self.retained.push_back(Retained { sequence, rows });
+        Some(Kept::Rows)
+    }
+
+    /// The rows of the next pass.
+    pub(super) fn next_pass(&mut self) -> Vec<PassItem> {
+        let items = self.queue.next_pass();
+        for PassItem { span, .. } in &items {
+            if let Some(held) = self.held.get_mut(&span.sequence) {
+                held.ordered = span.position + span.rows;
+            }
+        }
+        items
+    }
+
+    /// The pass with this span failed: its rows are not in the cache.
+    pub(super) fn not_computed(&mut self, span: &Span) {
+        if let Some(held) = self.held.get_mut(&span.sequence) {
+            held.ordered = held.ordered.min(span.position);
+        }
+        for kept in &mut self.retained {
+            if kept.sequence == span.sequence {
+                kept.rows = kept.rows.min(span.position);
+            }
+        }
     }
 
     /// Queues the rows of a span that are new; the number of rows that were not.
@@ -107,16 +215,24 @@ impl Stage {
         Ok(replayed)
     }
 
-    /// Forgets sequences and their waiting rows; those that were held.
+    /// Forgets sequences and their waiting rows. Gives those that were under way, and those
+    /// that had ended.
     pub(super) fn remove_where(
         &mut self,
         matches: impl Fn(&SequenceId) -> bool,
-    ) -> Vec<SequenceId> {
+    ) -> (Vec<SequenceId>, Vec<SequenceId>) {
         self.queue.remove_where(|item| matches(&item.span.sequence));
-        let gone: Vec<SequenceId> = self.held.keys().filter(|id| matches(id)).copied().collect();
-        for sequence in &gone {
+        let live: Vec<SequenceId> = self.held.keys().filter(|id| matches(id)).copied().collect();
+        for sequence in &live {
             self.held.remove(sequence);
         }
-        gone
+        let kept = self.retained.iter().map(|kept| kept.sequence);
+        let ended: Vec<SequenceId> = kept.filter(|id| matches(id)).collect();
+        self.retained.retain(|kept| !matches(&kept.sequence));
+        (live, ended)
     }
+}
+
+fn pages(rows: u32) -> u64 {
+    u64::from(rows.div_ceil(PAGE_ROWS))
 }

@@ -1,6 +1,6 @@
 //! One node's stages, driven by hand; the engine is answered by the tests.
 
-use cairn_wire::data::{Ask, Sampling};
+use cairn_wire::data::{Ask, Prefix, Sampling};
 
 use super::*;
 use crate::fixture::{node, plan as fixture_plan, plan_id};
@@ -40,6 +40,15 @@ impl Rig {
         rig
     }
 
+    /// One more member.
+    fn members_with(&mut self, number: u8) {
+        let nodes = [1, 2, 3, DRIVER, number].map(node);
+        self.feed(Input::Members(View {
+            nodes: nodes.into(),
+            ..View::default()
+        }));
+    }
+
     fn feed(&mut self, input: Input) {
         self.machine.handle(Tick(0), input);
         while let Some(order) = self.machine.poll() {
@@ -55,15 +64,53 @@ impl Rig {
     }
 
     fn open(&mut self, from: u8, stage: u16, number: u64) {
+        self.open_with(from, stage, number, None);
+    }
+
+    /// Opens sequence `number`, with rows of another if so said.
+    fn open_with(&mut self, from: u8, stage: u16, number: u64, prefix: Option<(u64, u32)>) {
+        let prefix = prefix.map(|(number, rows)| Prefix {
+            sequence: sequence(number),
+            rows,
+        });
         let frame = DataFrame::Open(Open {
             plan: plan_id(1),
             stage,
             sequence: sequence(number),
             rows_max: 64,
             sampling: Sampling::GREEDY,
+            prefix,
         });
         let from = node(from);
         self.feed(Input::Arrived { from, frame });
+    }
+
+    fn close(&mut self, from: u8, stage: u16, number: u64) {
+        let frame = DataFrame::Close(Close {
+            plan: plan_id(1),
+            stage,
+            sequence: sequence(number),
+        });
+        let from = node(from);
+        self.feed(Input::Arrived { from, frame });
+    }
+
+    /// Runs `rows` rows of a new sequence and ends it.
+    fn live(&mut self, number: u64, rows: u32) {
+        self.open(1, 1, number);
+        self.rows(1, 1, &[span(number, 0, rows, Ask::Nothing)]);
+        let pass = self.passes.pop().expect("an idle engine starts at once");
+        self.done(&pass);
+        self.close(1, 1, number);
+    }
+
+    /// What the driver was told last.
+    fn refusal(&self) -> Option<FailedWhy> {
+        let (_, frame) = self.sent.last()?;
+        match frame {
+            DataFrame::Failed(failed) => Some(failed.why),
+            _ => None,
+        }
     }
 
     fn rows(&mut self, from: u8, stage: u16, spans: &[Span]) {
@@ -311,4 +358,96 @@ fn a_driver_that_is_gone_frees_its_places() {
     assert_eq!(rig.machine.sequences(), 0);
     let closes = |order: &&Output| matches!(order, Output::CloseSlot { .. });
     assert_eq!(rig.others.iter().filter(closes).count(), 1);
+}
+
+#[test]
+fn a_sequence_starts_with_rows_of_one_that_ended() {
+    let mut rig = Rig::new(1);
+    rig.live(1, 40);
+    rig.open_with(1, 1, 2, Some((1, 41)));
+    assert_eq!(
+        rig.refusal(),
+        Some(FailedWhy::Forgotten),
+        "there are but 40"
+    );
+    rig.open_with(1, 1, 2, Some((1, 30)));
+    let slot = rig.others.last();
+    assert!(
+        matches!(slot, Some(Output::OpenSlot { prefix: Some(prefix), .. }) if prefix.rows == 30),
+        "{slot:?}"
+    );
+    rig.rows(1, 1, &[span(2, 30, 2, Ask::Token)]);
+    assert_eq!(shape(rig.passes.last().unwrap()), [(2, 30, 2)]);
+    let counters = rig.machine.counters();
+    assert_eq!((counters.prefix_hits, counters.prefix_rows), (1, 30));
+}
+
+#[test]
+fn rows_under_way_can_be_shared_once_they_are_ordered() {
+    let mut rig = Rig::new(1);
+    rig.open(1, 1, 1);
+    rig.open_with(1, 1, 2, Some((1, 20)));
+    assert_eq!(rig.refusal(), Some(FailedWhy::Forgotten), "not a row yet");
+    rig.rows(1, 1, &[span(1, 0, 20, Ask::Token)]);
+    rig.open_with(1, 1, 2, Some((1, 20)));
+    assert_eq!(rig.machine.sequences(), 2);
+}
+
+#[test]
+fn a_failed_pass_leaves_nothing_to_start_with() {
+    let mut rig = Rig::new(1);
+    rig.open(1, 1, 1);
+    rig.rows(1, 1, &[span(1, 0, 20, Ask::Token)]);
+    rig.close(1, 1, 1);
+    let (plan, result) = (plan_id(1), Err("no memory".to_owned()));
+    rig.feed(Input::PassDone { plan, result });
+    rig.open_with(1, 1, 2, Some((1, 20)));
+    assert_eq!(rig.refusal(), Some(FailedWhy::Forgotten));
+}
+
+#[test]
+fn what_was_kept_goes_when_room_is_needed_the_oldest_first() {
+    let mut rig = Rig::new(1);
+    // Four places of one page each.
+    for number in 1..=4 {
+        rig.live(number, 20);
+    }
+    rig.open_with(1, 1, 5, Some((1, 20)));
+    let closed = |rig: &Rig| -> Vec<u64> {
+        let closed = rig.others.iter().filter_map(|order| match order {
+            Output::CloseSlot { sequence, .. } => Some(sequence.number),
+            _ => None,
+        });
+        closed.collect()
+    };
+    assert_eq!(closed(&rig), [2], "1 was used last");
+    rig.open(1, 1, 6);
+    assert_eq!(closed(&rig), [2, 3]);
+    assert_eq!(rig.machine.sequences(), 2, "those under way stay");
+}
+
+#[test]
+fn rows_of_another_driver_are_out_of_reach() {
+    let mut first = Rig::new(0);
+    first.members_with(8);
+    first.open(DRIVER, 0, 1);
+    first.rows(DRIVER, 0, &[span(1, 0, 20, Ask::Token)]);
+    let stranger = SequenceId {
+        driver: node(8),
+        number: 1,
+    };
+    let frame = DataFrame::Open(Open {
+        plan: plan_id(1),
+        stage: 0,
+        sequence: stranger,
+        rows_max: 64,
+        sampling: Sampling::GREEDY,
+        prefix: Some(Prefix {
+            sequence: sequence(1),
+            rows: 20,
+        }),
+    });
+    let from = node(8);
+    first.feed(Input::Arrived { from, frame });
+    assert_eq!(first.refusal(), Some(FailedWhy::Forgotten));
 }
