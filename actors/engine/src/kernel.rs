@@ -8,6 +8,7 @@
 mod arena;
 mod attention;
 mod cache;
+mod cores;
 mod elementwise;
 mod format;
 mod math;
