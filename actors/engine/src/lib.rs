@@ -40,10 +40,11 @@ pub mod fixtures;
 pub use error::EngineError;
 pub use file::{LayerCost, LayerCosts, ModelFile};
 pub use gguf::TensorType;
+pub use kernel::CacheFormat;
 pub use sample::{Sampled, SamplerParams, sample};
 pub use shard::{
     Batch, BatchSpan, ComputePath, Input, LoadProgress, LogitRows, Output, Shard, ShardMemory,
-    ShardOptions, SlotId,
+    ShardOptions, SlotId, Threads,
 };
 pub use spec::{FAMILIES, Family, Rope, Spec, Tied};
 pub use template::{ChatMessage, ChatTemplate, GenerationPrompt};
