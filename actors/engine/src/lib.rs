@@ -1,6 +1,6 @@
 //! Runs a range of one language model's layers on one device.
 //!
-//! No async, no network, no printing, no clock: bytes and rows in, rows and
+//! No async, no network, no printing, and no clock but to measure speed: bytes and rows in, rows and
 //! logits out. Whatever the split of the layers, the chunks of a prompt, the
 //! batch or the number of threads, the same rows give the same bits: every
 //! output element is reduced in one fixed order.
@@ -31,6 +31,7 @@ mod shard;
 mod spec;
 mod stack;
 mod template;
+pub mod throughput;
 mod tokenizer;
 mod weights;
 
