@@ -61,6 +61,8 @@ pub(crate) enum Command {
     /// List or download models
     #[command(after_help = MODELS_HELP)]
     Models(ModelsArgs),
+    /// Measure how fast this machine runs a model, without a cluster
+    Bench(BenchArgs),
 }
 
 const UP_HELP: &str = "\
@@ -324,4 +326,71 @@ pub(crate) enum ModelsCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Flags of `cairn bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Prefill and decode of a whole model in this process
+    #[command(after_help = BENCH_ENGINE_HELP)]
+    Engine(BenchEngineArgs),
+}
+
+const BENCH_ENGINE_HELP: &str = "\
+Examples:
+  cairn bench engine
+  cairn bench engine --model ./my-model.gguf --threads 2 --prefill 512 --decode 128
+  cairn bench engine --streams 8 --json | tail -1 | jq .decode_tokens_per_second
+
+Prefill and decode each start from an empty cache, as in llama.cpp's own bench;
+tests/bench/compare.py runs both in turns. With --json the last line of stdout is
+one object; its speeds are medians over the rounds, of all streams together.";
+
+/// Flags of `cairn bench engine`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchEngineArgs {
+    /// Which model: whatever `cairn up` takes
+    #[arg(long, default_value = crate::models::DEFAULT_MODEL)]
+    pub(crate) model: String,
+    /// Compute threads; the cores that this process may use when not given
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Tokens of each prompt; 0 leaves prefill out
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(0..=131_072))]
+    pub(crate) prefill: u32,
+    /// Tokens that each stream is continued by; 0 leaves decode out
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=131_072))]
+    pub(crate) decode: u32,
+    /// Sequences that go through each pass together
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) streams: u16,
+    /// How often each is timed
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) rounds: u16,
+    /// What keys and values are kept as
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) cache: CacheArg,
+    /// Bind each thread to a core of its own
+    #[arg(long)]
+    pub(crate) pin: bool,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What keys and values are kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CacheArg {
+    /// 32-bit floats
+    F32,
+    /// Half precision: half the memory
+    F16,
 }

@@ -4,6 +4,7 @@
 //! the cluster: that is `cairn-machine`, behind `cairn-actors`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cli;
 mod client;
 mod config;
@@ -42,5 +43,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Plan(args) => client::plan::run(&args),
         Command::Logs(args) => client::logs::run(&args),
         Command::Models(args) => models::command::run(&args),
+        Command::Bench(args) => bench::run(&args),
     }
 }

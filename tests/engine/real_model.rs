@@ -26,9 +26,8 @@ fn open() -> Arc<ModelFile> {
 
 fn load(file: &Arc<ModelFile>, layers: Range<u32>, path: ComputePath) -> (Shard, SlotId) {
     let options = ShardOptions {
-        context: 512,
-        threads: 2,
         path,
+        ..ShardOptions::new(512, 2)
     };
     let mut shard = Shard::load(file, layers, &options, &mut |_| {}).unwrap();
     let slot = shard.open(512).unwrap();

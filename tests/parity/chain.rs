@@ -30,10 +30,9 @@ impl Chain {
             // Shards of one open file share layers that both have; nodes cannot.
             let file = Arc::new(ModelFile::open(path).expect("a readable model"));
             let options = ShardOptions {
-                context: CONTEXT,
-                // Tests run beside each other, and threads do not change a bit.
-                threads: 1,
                 path: compute,
+                // Tests run beside each other, and threads do not change a bit.
+                ..ShardOptions::new(CONTEXT, 1)
             };
             let mut shard =
                 Shard::load(&file, layers.clone(), &options, &mut |_| {}).expect("a stage loads");

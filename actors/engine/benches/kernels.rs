@@ -4,7 +4,10 @@
 //! `cargo bench -p cairn-engine -- one-row/Q4_1` runs a part.
 #![expect(clippy::print_stdout, reason = "a bench talks to a person")]
 
-use cairn_engine::kernel::{Format, Isa, Packed, Pool, QuantizedRows, probe};
+use cairn_engine::kernel::{
+    AttentionScratch, AttentionShape, Format, Isa, KvLayer, Packed, Pool, QuantizedRows, Span,
+    attention, probe, rms_norm_rows,
+};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// As many bytes as the default model reads per token, or nearly.
@@ -99,12 +102,84 @@ fn many_rows(criterion: &mut Criterion) {
     }
 }
 
+/// The default model's heads, early and late in a conversation: one row is
+/// bound by reading the cache, a chunk by multiplying.
+fn attending(criterion: &mut Criterion) {
+    let (heads, kv_heads, head_dim) = (9, 3, 64);
+    let shape = AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 0.125,
+        window: None,
+    };
+    let mut group = criterion.benchmark_group("attention");
+    for (rows, position) in [(1, 127), (1, 2047), (128, 0), (128, 1920)] {
+        let end = position + rows;
+        let mut cache = KvLayer::new(kv_heads, head_dim, end).expect("memory");
+        let numbers = |n: usize| {
+            (0..n)
+                .map(|i| (i % 17) as f32 * 0.1 - 0.8)
+                .collect::<Vec<_>>()
+        };
+        let (keys, q) = (
+            numbers(kv_heads * head_dim),
+            numbers(rows * heads * head_dim),
+        );
+        (0..end).for_each(|position| cache.write(position, &keys, &keys));
+        let seen: usize = (position + 1..=end).sum();
+        group.throughput(if rows == 1 {
+            Throughput::Bytes(cache.bytes(end) as u64)
+        } else {
+            Throughput::Elements((seen * heads * head_dim * 2) as u64)
+        });
+        for threads in threads() {
+            let pool = Pool::new(threads);
+            let spans = [Span {
+                cache: &cache,
+                position,
+                rows,
+            }];
+            let mut scratch = AttentionScratch::default();
+            let mut out = vec![0.0; q.len()];
+            let q = (&q[..], heads * head_dim);
+            group.bench_function(
+                BenchmarkId::new(format!("{rows}@{position}"), threads),
+                |b| {
+                    b.iter(|| attention(&pool, &shape, &spans, q, &mut out, &mut scratch));
+                },
+            );
+        }
+    }
+    group.finish();
+}
+
+fn norms(criterion: &mut Criterion) {
+    let cols = 2048;
+    let mut group = criterion.benchmark_group("norm-and-quantize");
+    for rows in [1, ROWS] {
+        let (x, weight) = (vec![0.5; rows * cols], vec![1.0; cols]);
+        group.throughput(Throughput::Bytes((rows * cols * size_of::<f32>()) as u64));
+        for threads in threads() {
+            let pool = Pool::new(threads);
+            let mut out = QuantizedRows::new(rows, cols);
+            group.bench_function(BenchmarkId::new(rows.to_string(), threads), |bencher| {
+                bencher.iter(|| {
+                    rms_norm_rows(&pool, &x, &weight, 1e-5, &mut out);
+                    out.quantize(&pool);
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = kernels;
     config = Criterion::default()
         .sample_size(20)
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_millis(1000));
-    targets = reading, one_row, many_rows
+    targets = reading, one_row, many_rows, attending, norms
 }
 criterion_main!(kernels);

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use crate::error::EngineError;
 use crate::file::ModelFile;
 use crate::kernel::{
-    AttentionScratch, AttentionShape, KvLayer, Packed, Pool, QuantizedRows, RopePairs, Span,
-    attention, rms_norm, rms_norm_rows, rope,
+    AttentionScratch, AttentionShape, CacheFormat, KvLayer, Packed, Pool, QuantizedRows, RowShape,
+    Span, attention, place, rms_norm, rms_norm_rows,
 };
 use crate::rope::{Angles, Frequencies};
-use crate::shard::{Placed, Report, ShardOptions, SlotId};
+use crate::shard::{Placed, Report, ShardOptions, SlotId, Threads};
 use crate::spec::Spec;
 pub(crate) use block::{Block, Head};
 
@@ -37,6 +37,7 @@ pub(crate) struct Stack {
     head: Option<Arc<Head>>,
     /// Per sequence one cache per layer.
     caches: BTreeMap<SlotId, Vec<KvLayer>>,
+    cache_format: CacheFormat,
     pool: Pool,
     scratch: Scratch,
 }
@@ -85,7 +86,11 @@ impl Stack {
             blocks,
             head,
             caches: BTreeMap::new(),
-            pool: Pool::new(options.threads),
+            cache_format: options.cache,
+            pool: match options.binding {
+                Threads::Free => Pool::new(options.threads),
+                Threads::Pinned => Pool::pinned(options.threads),
+            },
             scratch: Scratch::new(&spec),
             spec,
         })
@@ -102,7 +107,7 @@ impl Stack {
     pub(crate) fn open(&mut self, slot: SlotId, capacity: usize) -> Result<(), EngineError> {
         let (kv_heads, head_dim) = (self.spec.kv_heads, self.spec.head_dim);
         let layers: Result<Vec<KvLayer>, _> = (0..self.blocks.len())
-            .map(|_| KvLayer::new(kv_heads, head_dim, capacity))
+            .map(|_| KvLayer::with_format(self.cache_format, kv_heads, head_dim, capacity))
             .collect();
         let layers = layers.map_err(|source| EngineError::CacheMemory { capacity, source })?;
         self.caches.insert(slot, layers);
@@ -172,22 +177,24 @@ impl Stack {
             .matmul(pool, &scratch.normed, &mut scratch.projected);
 
         let half = spec.head_dim / 2;
+        let shape = RowShape {
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            head_dim: spec.head_dim,
+        };
         let mut row = 0;
         for span in spans {
-            let cache = &mut self
-                .caches
-                .get_mut(&span.slot)
-                .expect("the shard checked the slot")[layer];
-            for position in span.position..span.position + span.rows {
-                let cos = &scratch.angles.cos[row * half..][..half];
-                let sin = &scratch.angles.sin[row * half..][..half];
-                let projected = &mut scratch.projected[row * stride..][..stride];
-                let rotated = &mut projected[..query + kv];
-                rope(RopePairs::Adjacent, rotated, spec.head_dim, cos, sin);
-                let (keys, values) = projected[query..].split_at(kv);
-                cache.write(position, keys, values);
-                row += 1;
-            }
+            let cache = self.caches.get_mut(&span.slot);
+            let cache = &mut cache.expect("the shard checked the slot")[layer];
+            let mine = row..row + span.rows;
+            let projected = &mut scratch.projected[mine.start * stride..mine.end * stride];
+            let angles = mine.start * half..mine.end * half;
+            let angles = (
+                &scratch.angles.cos[angles.clone()],
+                &scratch.angles.sin[angles],
+            );
+            place(pool, shape, (cache, span.position), projected, angles);
+            row = mine.end;
         }
 
         let caches = &self.caches;

@@ -8,12 +8,14 @@
 mod arena;
 mod attention;
 mod cache;
+mod cores;
 mod elementwise;
 mod format;
 mod math;
 mod matmul;
 mod pack;
 mod pages;
+mod place;
 mod pool;
 pub mod probe;
 mod rows;
@@ -22,10 +24,11 @@ mod simd;
 mod weights;
 
 pub use attention::{AttentionScratch, AttentionShape, Span, attention};
-pub use cache::KvLayer;
+pub use cache::{CacheFormat, KvLayer};
 pub use elementwise::{RopePairs, add, rms_norm, rms_norm_rows, rope, silu_mul};
 pub use format::{BLOCK, Format};
 pub use pack::{Expected, PackError, Packed};
+pub use place::{RowShape, place};
 pub use pool::Pool;
 pub use rows::QuantizedRows;
 pub use simd::Isa;

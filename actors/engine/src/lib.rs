@@ -1,6 +1,6 @@
 //! Runs a range of one language model's layers on one device.
 //!
-//! No async, no network, no printing, no clock: bytes and rows in, rows and
+//! No async, no network, no printing, and no clock but to measure speed: bytes and rows in, rows and
 //! logits out. Whatever the split of the layers, the chunks of a prompt, the
 //! batch or the number of threads, the same rows give the same bits: every
 //! output element is reduced in one fixed order.
@@ -31,6 +31,7 @@ mod shard;
 mod spec;
 mod stack;
 mod template;
+pub mod throughput;
 mod tokenizer;
 mod weights;
 
@@ -40,10 +41,11 @@ pub mod fixtures;
 pub use error::EngineError;
 pub use file::{LayerCost, LayerCosts, ModelFile};
 pub use gguf::TensorType;
+pub use kernel::CacheFormat;
 pub use sample::{Sampled, SamplerParams, sample};
 pub use shard::{
     Batch, BatchSpan, ComputePath, Input, LoadProgress, LogitRows, Output, Shard, ShardMemory,
-    ShardOptions, SlotId,
+    ShardOptions, SlotId, Threads,
 };
 pub use spec::{FAMILIES, Family, Rope, Spec, Tied};
 pub use template::{ChatMessage, ChatTemplate, GenerationPrompt};

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::embedding::Embedding;
 use crate::error::EngineError;
 use crate::file::ModelFile;
+use crate::kernel::CacheFormat;
 use crate::spec::Spec;
 use crate::stack::Stack;
 
@@ -33,15 +34,34 @@ pub struct ShardOptions {
     pub threads: usize,
     /// Which implementation runs.
     pub path: ComputePath,
+    /// What the caches of keys and values are kept as. The portable path always
+    /// keeps 32-bit floats.
+    pub cache: CacheFormat,
+    /// Whether the threads stay where they are put.
+    pub binding: Threads,
+}
+
+/// Where compute threads run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Threads {
+    /// Where the system puts them.
+    #[default]
+    Free,
+    /// Each on a core of its own, the thread that loads the shard (which should
+    /// be the one that runs it) included. For a machine that does nothing else.
+    Pinned,
 }
 
 impl ShardOptions {
-    /// Options with the path chosen by what the machine can do.
+    /// Options with the path chosen by what the machine can do, a cache of
+    /// 32-bit floats, and threads that run where the system puts them.
     pub fn new(context: usize, threads: usize) -> ShardOptions {
         ShardOptions {
             context,
             threads,
             path: ComputePath::Auto,
+            cache: CacheFormat::F32,
+            binding: Threads::Free,
         }
     }
 }
@@ -147,6 +167,7 @@ pub struct Shard {
     file: Arc<ModelFile>,
     layers: Range<u32>,
     context: usize,
+    cache: CacheFormat,
     embedding: Option<Embedding>,
     stack: Stack,
     slots: BTreeMap<SlotId, Slot>,
@@ -191,6 +212,10 @@ impl Shard {
             stack: Stack::load(file, layers.clone(), options, &mut report)?,
             layers,
             context: options.context,
+            cache: match options.path {
+                ComputePath::Auto => options.cache,
+                ComputePath::Portable => CacheFormat::F32,
+            },
             embedding,
             slots: BTreeMap::new(),
             slots_opened: 0,
@@ -305,7 +330,7 @@ impl Shard {
             mapped.extend(embedding.ranges());
         }
         mapped.sort_by_key(|range| range.start);
-        let row_bytes = 2 * self.spec().kv_width() * size_of::<f32>() * self.layers.len();
+        let row_bytes = 2 * self.spec().kv_width() * self.cache.bytes() * self.layers.len();
         let rows: usize = self.slots.values().map(|slot| slot.capacity).sum();
         ShardMemory {
             weight_bytes: self.stack.weight_bytes(),

@@ -5,6 +5,8 @@
 //! to last by one thread. Which rows share a pass, and which thread ran it,
 //! cannot be seen in the result, bit for bit.
 
+use std::ops::Range;
+
 use super::format::Format;
 use super::pack::{Packed, Segment};
 use super::pool::Pool;
@@ -19,11 +21,14 @@ mod tile;
 use floats::{Bf16, F16, F32, FloatTile};
 use tile::{QuantTile, Tile};
 
-/// Rows that take turns over a strip while it and they stay in the cache.
-const ROWS_PER_PASS: usize = 64;
-/// Work items per thread: enough that a thread that another program delays
-/// leaves the rest to the others.
-const ITEMS_PER_THREAD: usize = 6;
+/// Rows of an item: they read its strips over and over, out of the cache.
+const ROWS_PER_ITEM: usize = 64;
+/// Work items per thread: enough that the last ones to finish do so together,
+/// and that a thread which another program delays leaves the rest to others.
+const ITEMS_PER_THREAD: usize = 16;
+/// Most bytes of strips in an item. Above, nothing is gained by longer
+/// stretches of memory; and with many rows they stay in the second-level cache.
+const ITEM_BYTES_MAX: usize = 128 << 10;
 
 /// What happens to a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,9 +114,12 @@ unsafe impl Send for Out<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Out<'_> {}
 
-/// How a product is cut: strips per item.
+/// How a product is cut: items of some strips by some rows. Items that share
+/// their strips follow each other.
 struct Items {
     strips_each: usize,
+    /// Items of the same strips.
+    row_parts: usize,
     count: usize,
 }
 
@@ -156,47 +164,52 @@ impl<'a> Product<'a> {
     }
 
     fn items(&self, pool: &Pool) -> Items {
-        let strips = |segment: &Segment| segment.strips();
-        let total: usize = self.weights.segments.iter().map(strips).sum();
-        let strips_each = total.div_ceil(pool.threads() * ITEMS_PER_THREAD).max(1);
-        let count = self
-            .weights
-            .segments
-            .iter()
-            .map(|s| s.strips().div_ceil(strips_each))
-            .sum();
-        Items { strips_each, count }
+        let segments = &self.weights.segments;
+        let strips: usize = segments.iter().map(Segment::strips).sum();
+        let strip_bytes = segments.iter().map(|s| s.layout.strip_bytes()).max();
+        let row_parts = self.n.div_ceil(ROWS_PER_ITEM).max(1);
+        let wanted = (pool.threads() * ITEMS_PER_THREAD).div_ceil(row_parts);
+        let most = ITEM_BYTES_MAX / strip_bytes.unwrap_or(0).max(1);
+        let strips_each = strips.div_ceil(wanted).min(most).max(1);
+        let parts = |segment: &Segment| segment.strips().div_ceil(strips_each);
+        Items {
+            strips_each,
+            row_parts,
+            count: row_parts * segments.iter().map(parts).sum::<usize>(),
+        }
     }
 
     fn run_item(&self, items: &Items, item: usize) {
-        let mut left = item;
+        let first_row = item % items.row_parts * ROWS_PER_ITEM;
+        let rows = first_row..self.n.min(first_row + ROWS_PER_ITEM);
+        let mut left = item / items.row_parts;
         for segment in &self.weights.segments {
             let here = segment.strips().div_ceil(items.strips_each);
             if left < here {
                 let first = left * items.strips_each;
                 let last = segment.strips().min(first + items.strips_each);
-                return self.run_strips(segment, first..last);
+                return self.run_strips(segment, first..last, rows);
             }
             left -= here;
         }
     }
 
-    fn run_strips(&self, segment: &Segment, strips: std::ops::Range<usize>) {
+    fn run_strips(&self, segment: &Segment, strips: Range<usize>, rows: Range<usize>) {
         macro_rules! with {
             ($tile:ty, $inputs:expr, $len:expr) => {{
                 let strips = Strips::<$tile> {
                     segment,
                     strips,
+                    rows,
                     inputs: $inputs,
                     len: $len,
-                    n: self.n,
                     out: self.out.0.wrapping_add(segment.first_row),
                     out_cols: self.out_cols,
                     epilogue: self.epilogue,
                 };
                 // SAFETY: `pack_for` checked the set. `new` checked the sizes
-                // of inputs and outputs, `pack` those of the strips, and items
-                // are disjoint ranges of strips.
+                // of inputs and outputs, `pack` those of the strips, and no
+                // two items have both a strip and a row in common.
                 unsafe { dispatch(self.weights.isa, strips) }
             }};
         }
@@ -228,15 +241,15 @@ impl<'a> Product<'a> {
     }
 }
 
-/// The strips of one item, times all rows.
+/// The strips of one item, times its rows.
 struct Strips<'a, T: Tile> {
     segment: &'a Segment,
-    strips: std::ops::Range<usize>,
+    strips: Range<usize>,
+    rows: Range<usize>,
     /// `(n, len)`
     inputs: *const T::Input,
     /// Blocks or floats per row.
     len: usize,
-    n: usize,
     /// The segment's first column of the first row.
     out: *mut f32,
     out_cols: usize,
@@ -249,47 +262,43 @@ impl<T: Tile> Kernel for Strips<'_, T> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         debug_assert_eq!(S::LANES, self.segment.layout.lanes);
-        let mut first = 0;
-        while first < self.n {
-            let end = self.n.min(first + ROWS_PER_PASS);
-            for strip in self.strips.clone() {
-                // SAFETY: the item's contract, see `run_strips`.
-                unsafe { self.strip::<S>(strip, first, end) };
+        let mut row = self.rows.start;
+        // SAFETY: the item's contract, see `run_strips`.
+        unsafe {
+            if S::TILE >= 8 {
+                while self.rows.end - row >= 8 {
+                    self.tiles::<S, 8>(row);
+                    row += 8;
+                }
             }
-            first = end;
+            while self.rows.end - row >= 4 {
+                self.tiles::<S, 4>(row);
+                row += 4;
+            }
+            if self.rows.end - row >= 2 {
+                self.tiles::<S, 2>(row);
+                row += 2;
+            }
+            if self.rows.end > row {
+                self.tiles::<S, 1>(row);
+            }
         }
     }
 }
 
 impl<T: Tile> Strips<'_, T> {
+    /// `M` rows times all strips: the rows stay in the first-level cache.
     #[inline(always)]
-    unsafe fn strip<S: Simd>(&self, strip: usize, first: usize, end: usize) {
-        let mut row = first;
-        // SAFETY: rows below `n`; the rest is the item's contract.
-        unsafe {
-            if S::TILE >= 8 {
-                while end - row >= 8 {
-                    self.rows::<S, 8>(strip, row);
-                    row += 8;
-                }
-            }
-            while end - row >= 4 {
-                self.rows::<S, 4>(strip, row);
-                row += 4;
-            }
-            if end - row >= 2 {
-                self.rows::<S, 2>(strip, row);
-                row += 2;
-            }
-            if end > row {
-                self.rows::<S, 1>(strip, row);
-            }
+    unsafe fn tiles<S: Simd, const M: usize>(&self, row: usize) {
+        for strip in self.strips.clone() {
+            // SAFETY: the caller's contract.
+            unsafe { self.tile::<S, M>(strip, row) };
         }
     }
 
     /// One strip times `M` rows, and into the output.
     #[inline(always)]
-    unsafe fn rows<S: Simd, const M: usize>(&self, strip: usize, row: usize) {
+    unsafe fn tile<S: Simd, const M: usize>(&self, strip: usize, row: usize) {
         let layout = &self.segment.layout;
         // SAFETY: the item's contract: strip, rows and outputs exist.
         unsafe {

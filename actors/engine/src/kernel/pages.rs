@@ -22,6 +22,8 @@ pub(super) unsafe trait Zeroable: Copy + Send + Sync {}
 // SAFETY: integers and floats.
 unsafe impl Zeroable for u8 {}
 // SAFETY: integers and floats.
+unsafe impl Zeroable for u16 {}
+// SAFETY: integers and floats.
 unsafe impl Zeroable for f32 {}
 
 // SAFETY: it owns its values like a `Vec<T>` does.

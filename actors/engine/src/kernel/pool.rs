@@ -1,7 +1,11 @@
 //! A pool of compute threads that spin briefly and then sleep.
 //!
-//! No futures, no work stealing between jobs, no global: every owner has its
-//! own pool, and a job is a counted loop that its caller takes part in.
+//! No futures, no queue of jobs, no global: every owner has its own pool, and a
+//! job is a counted loop that its caller takes part in.
+//!
+//! The items of a job are dealt out in equal runs, one to each thread, so that
+//! threads touch different cache lines and read memory in long stretches. Who
+//! is done with its own run takes items from the others'.
 //!
 //! A decode step is some hundred jobs of a few microseconds, so a job must
 //! start in well under one. Waking a sleeping thread costs more than that, so
@@ -20,15 +24,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::cores;
+
 /// How long a worker looks for the next job before it sleeps. Longer than the
 /// gap between two jobs of one forward pass, shorter than a scheduler's slice.
 const SPIN: Duration = Duration::from_micros(60);
 
-/// The low bit of [`Shared::gate`]: workers may still enter the job.
+/// The low bit of [`Gate`]: workers may still enter the job.
 const OPEN: u64 = 1;
-/// One worker inside the job, in [`Shared::gate`].
+/// One worker inside the job, in [`Gate`].
 const ONE_INSIDE: u64 = 2;
-/// One job, in [`Shared::gate`]: above any possible count of workers inside.
+/// One job, in [`Gate`]: above any possible count of workers inside.
 const ONE_EPOCH: u64 = 1 << 20;
 
 type Job = *const (dyn Fn(usize, usize) + Sync);
@@ -42,18 +48,42 @@ pub struct Pool {
 }
 
 struct Shared {
-    /// Epoch, workers inside, and whether the job is open, in one word, so
-    /// that entering a job and closing it cannot cross.
-    gate: AtomicU64,
+    gate: Gate,
     /// The job of the current epoch. Written only while the gate is closed and
     /// nobody is inside; read only by a worker that is inside.
-    job: UnsafeCell<(Job, usize)>,
-    next: AtomicUsize,
+    job: UnsafeCell<Job>,
+    /// Per thread, its run of the items. Written as `job` is.
+    runs: Box<[Run]>,
     stop: AtomicBool,
     asleep: Vec<AtomicBool>,
     caller: Mutex<Option<Thread>>,
     caller_asleep: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// Epoch, workers inside, and whether the job is open, in one word, so that
+/// entering a job and closing it cannot cross. Alone on its cache lines (CPUs
+/// fetch them in pairs), because idle workers look at it all the time.
+#[repr(align(128))]
+struct Gate(AtomicU64);
+
+/// Consecutive items that one thread begins with; alone on its cache lines.
+#[repr(align(128))]
+struct Run {
+    next: AtomicUsize,
+    end: AtomicUsize,
+}
+
+impl Run {
+    fn take(&self) -> Option<usize> {
+        let end = self.end.load(Ordering::Relaxed);
+        // Looking first keeps an exhausted run's line shared.
+        if self.next.load(Ordering::Relaxed) >= end {
+            return None;
+        }
+        let item = self.next.fetch_add(1, Ordering::Relaxed);
+        (item < end).then_some(item)
+    }
 }
 
 // SAFETY: `job` is the only field that is not already shareable. The gate
@@ -78,13 +108,38 @@ impl Pool {
     /// When the system refuses to start a thread.
     #[must_use]
     pub fn new(threads: usize) -> Self {
+        Self::start(threads, &[])
+    }
+
+    /// [`Pool::new`] with every thread bound to a core of its own among those
+    /// that this process may use, the calling thread (which should be the one
+    /// that gives the jobs) to the first. Wraps around when there are more
+    /// threads than cores; does nothing where the system cannot bind.
+    ///
+    /// # Panics
+    /// As [`Pool::new`].
+    #[must_use]
+    pub fn pinned(threads: usize) -> Self {
+        let cores = cores::allowed();
+        if let Some(&first) = cores.first() {
+            cores::pin(first);
+        }
+        Self::start(threads, &cores)
+    }
+
+    fn start(threads: usize, cores: &[usize]) -> Self {
         let worker_count = threads.saturating_sub(1);
         assert!(worker_count < 1 << 16, "a pool is as wide as a machine");
         let idle: &(dyn Fn(usize, usize) + Sync) = &|_, _| {};
         let shared = Arc::new(Shared {
-            gate: AtomicU64::new(0),
-            job: UnsafeCell::new((idle, 0)),
-            next: AtomicUsize::new(0),
+            gate: Gate(AtomicU64::new(0)),
+            job: UnsafeCell::new(idle),
+            runs: (0..=worker_count)
+                .map(|_| Run {
+                    next: AtomicUsize::new(0),
+                    end: AtomicUsize::new(0),
+                })
+                .collect(),
             stop: AtomicBool::new(false),
             asleep: (0..worker_count).map(|_| AtomicBool::new(false)).collect(),
             caller: Mutex::new(None),
@@ -94,9 +149,15 @@ impl Pool {
         let workers = (0..worker_count)
             .map(|worker| {
                 let shared = Arc::clone(&shared);
+                let core = cores.get((worker + 1) % cores.len().max(1)).copied();
                 thread::Builder::new()
                     .name(format!("compute-{}", worker + 1))
-                    .spawn(move || shared.work(worker))
+                    .spawn(move || {
+                        if let Some(core) = core {
+                            cores::pin(core);
+                        }
+                        shared.work(worker);
+                    })
                     .expect("the system starts a compute thread")
             })
             .collect();
@@ -115,9 +176,10 @@ impl Pool {
 
     /// Calls `job(worker, item)` once for every item below `count` and returns
     /// when all calls have. `worker` is below [`Pool::threads`] and no two
-    /// calls that run at once share it; the caller is worker 0. Items are
-    /// claimed in order by whoever is free, so a job must not care which
-    /// worker runs an item, and no item may wait for another.
+    /// calls that run at once share it; the caller is worker 0. Each thread
+    /// begins with its own run of items and then helps the others, so a job
+    /// must not care which worker runs an item or in which order, and no item
+    /// may wait for another.
     ///
     /// # Panics
     /// With the panic of an item, after the others have stopped.
@@ -133,7 +195,7 @@ impl Pool {
         }
         let turn = lock(&self.turn);
         self.open(count, job);
-        let mine = catch_unwind(AssertUnwindSafe(|| self.shared.drain(0, count, job)));
+        let mine = catch_unwind(AssertUnwindSafe(|| self.shared.drain(0, job)));
         self.close();
         let theirs = lock(&self.shared.panic).take();
         drop(turn);
@@ -156,13 +218,17 @@ impl Pool {
         let job = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), Job>(job) };
         // SAFETY: the turn is ours, the gate is closed and nobody is inside
         // (`close` of the last job waited for that), so nobody reads `job`.
-        unsafe { *shared.job.get() = (job, count) };
-        shared.next.store(0, Ordering::Relaxed);
-        let closed = shared.gate.load(Ordering::Relaxed);
+        unsafe { *shared.job.get() = job };
+        let threads = shared.runs.len();
+        for (thread, run) in shared.runs.iter().enumerate() {
+            run.next.store(count * thread / threads, Ordering::Relaxed);
+            run.end
+                .store(count * (thread + 1) / threads, Ordering::Relaxed);
+        }
+        let gate = &shared.gate.0;
+        let closed = gate.load(Ordering::Relaxed);
         debug_assert_eq!(closed % ONE_EPOCH, 0, "the last job was closed and left");
-        shared
-            .gate
-            .store(closed.wrapping_add(ONE_EPOCH) | OPEN, Ordering::SeqCst);
+        gate.store(closed.wrapping_add(ONE_EPOCH) | OPEN, Ordering::SeqCst);
         for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
             if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
                 worker.thread().unpark();
@@ -174,16 +240,16 @@ impl Pool {
     fn close(&self) {
         let shared = &*self.shared;
         let inside = |gate: u64| gate % ONE_EPOCH >= ONE_INSIDE;
-        if !inside(shared.gate.fetch_and(!OPEN, Ordering::SeqCst)) {
+        if !inside(shared.gate.0.fetch_and(!OPEN, Ordering::SeqCst)) {
             return;
         }
-        if spin_until(|| !inside(shared.gate.load(Ordering::Acquire))) {
+        if spin_until(|| !inside(shared.gate.0.load(Ordering::Acquire))) {
             return;
         }
         *lock(&shared.caller) = Some(thread::current());
         while {
             shared.caller_asleep.store(true, Ordering::SeqCst);
-            inside(shared.gate.load(Ordering::SeqCst))
+            inside(shared.gate.0.load(Ordering::SeqCst))
         } {
             thread::park();
         }
@@ -208,7 +274,7 @@ impl Shared {
         let mut seen = 0;
         loop {
             let ready = || {
-                let gate = self.gate.load(Ordering::SeqCst);
+                let gate = self.gate.0.load(Ordering::SeqCst);
                 (gate & OPEN != 0 && gate / ONE_EPOCH != seen) || self.stop.load(Ordering::Relaxed)
             };
             if !spin_until(ready) {
@@ -236,6 +302,7 @@ impl Shared {
         let open = |gate: u64| (gate & OPEN != 0).then_some(gate.wrapping_add(ONE_INSIDE));
         let entered = self
             .gate
+            .0
             .fetch_update(Ordering::SeqCst, Ordering::Relaxed, open);
         entered.ok().map(|gate| gate / ONE_EPOCH)
     }
@@ -243,19 +310,18 @@ impl Shared {
     fn take_part(&self, worker: usize) {
         // SAFETY: this worker is inside, so the caller is in `for_each` and
         // neither writes the cell nor lets the job's borrow end.
-        let (job, count) = unsafe {
-            let (job, count) = *self.job.get();
-            (&*job, count)
-        };
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.drain(worker, count, job))) {
+        let job = unsafe { &**self.job.get() };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.drain(worker, job))) {
             lock(&self.panic).get_or_insert(payload);
             // The remaining items are pointless: the caller will unwind.
-            self.next.store(count, Ordering::Relaxed);
+            for run in &self.runs {
+                run.end.store(0, Ordering::Relaxed);
+            }
         }
     }
 
     fn leave(&self) {
-        let gate = self.gate.fetch_sub(ONE_INSIDE, Ordering::SeqCst);
+        let gate = self.gate.0.fetch_sub(ONE_INSIDE, Ordering::SeqCst);
         let last = gate & OPEN == 0 && gate % ONE_EPOCH == ONE_INSIDE;
         if last
             && self.caller_asleep.load(Ordering::SeqCst)
@@ -265,13 +331,12 @@ impl Shared {
         }
     }
 
-    fn drain(&self, worker: usize, count: usize, job: &(dyn Fn(usize, usize) + Sync)) {
-        loop {
-            let item = self.next.fetch_add(1, Ordering::Relaxed);
-            if item >= count {
-                return;
+    fn drain(&self, worker: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        let (before, own) = self.runs.split_at(worker);
+        for run in own.iter().chain(before) {
+            while let Some(item) = run.take() {
+                job(worker, item);
             }
-            job(worker, item);
         }
     }
 }

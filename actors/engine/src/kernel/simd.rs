@@ -27,6 +27,16 @@ impl Isa {
     /// Slowest first.
     pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512Vnni];
 
+    /// Its name, for people and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512Vnni => "avx512-vnni",
+        }
+    }
+
     /// Whether this CPU runs it.
     #[must_use]
     pub fn is_available(self) -> bool {
@@ -148,6 +158,14 @@ pub(super) trait Simd: Copy {
     /// The low and the high half of each byte.
     unsafe fn load_nibbles(from: *const u8) -> [Self::F; 2];
     unsafe fn to_f32(value: Self::I) -> Self::F;
+
+    /// The largest magnitude of 32 floats, by the order of their bits: one that
+    /// is not a number comes out on top.
+    unsafe fn magnitude(from: *const f32) -> f32;
+    /// 32 floats times `factor`, to the nearest integers, half to even, as
+    /// bytes; and the sums of the two halves. Products are within -127..=127;
+    /// others give unspecified bytes.
+    unsafe fn to_bytes(from: *const f32, factor: f32, to: *mut i8) -> [i32; 2];
 
     /// Asks for a cache line; the address need not be valid.
     unsafe fn prefetch(at: *const u8);

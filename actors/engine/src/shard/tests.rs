@@ -24,9 +24,8 @@ fn try_model(bytes: &[u8]) -> Result<ModelFile, EngineError> {
 
 fn options(path: ComputePath) -> ShardOptions {
     ShardOptions {
-        context: 64,
-        threads: 1,
         path,
+        ..ShardOptions::new(64, 1)
     }
 }
 

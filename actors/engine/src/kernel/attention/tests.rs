@@ -1,7 +1,7 @@
 //! Oracle: the formula in `f64`. Everything else is bit equality.
 
 use super::{AttentionScratch, AttentionShape, Span, attention};
-use crate::kernel::{KvLayer, Pool};
+use crate::kernel::{CacheFormat, KvLayer, Pool};
 
 fn number(i: usize, seed: usize) -> f32 {
     ((i * 7919 + seed * 104_729 + i * i % 641) % 2003) as f32 / 400.0 - 2.5
@@ -9,6 +9,7 @@ fn number(i: usize, seed: usize) -> f32 {
 
 struct Case {
     shape: AttentionShape,
+    format: CacheFormat,
     len: usize,
     keys: Vec<f32>,
     values: Vec<f32>,
@@ -33,11 +34,24 @@ impl Case {
                 scale,
                 window,
             },
+            format: CacheFormat::F32,
             len,
             keys: numbers(len * kv_heads * head_dim, 1),
             values: numbers(len * kv_heads * head_dim, 2),
             queries: numbers(len * heads * head_dim, 3),
         }
+    }
+
+    /// Of keys and values that half precision holds, kept in it.
+    fn in_halves(mut self) -> Self {
+        let halve = |numbers: Vec<f32>| {
+            let numbers = numbers.into_iter();
+            numbers.map(|x| half::f16::from_f32(x).to_f32()).collect()
+        };
+        self.format = CacheFormat::F16;
+        self.keys = halve(self.keys);
+        self.values = halve(self.values);
+        self
     }
 
     /// What the loops cover: tails of every kind, one and several segments,
@@ -51,12 +65,17 @@ impl Case {
             Self::new(4, 2, 80, None, 600),
             Self::new(2, 2, 16, Some(300), 700),
             Self::new(8, 1, 32, Some(1), 40),
+            Self::new(3, 1, 20, None, 18).in_halves(),
+            Self::new(4, 2, 80, Some(300), 600).in_halves(),
         ]
     }
 
     fn cache(&self, rows: usize) -> KvLayer {
-        let mut cache =
-            KvLayer::new(self.shape.kv_heads, self.shape.head_dim, self.len + 3).expect("memory");
+        let AttentionShape {
+            kv_heads, head_dim, ..
+        } = self.shape;
+        let cache = KvLayer::with_format(self.format, kv_heads, head_dim, self.len + 3);
+        let mut cache = cache.expect("memory");
         let width = self.shape.kv_heads * self.shape.head_dim;
         let rows = self
             .keys

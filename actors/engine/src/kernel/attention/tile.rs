@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::cache::{KvLayer, POSITIONS};
+use crate::kernel::cache::{CacheFormat, Element, KvLayer, POSITIONS};
 use crate::kernel::math;
 use crate::kernel::simd::{Isa, Kernel, Simd, dispatch, unrolled};
 
@@ -136,12 +136,9 @@ impl Kernel for SegmentTile<'_, '_> {
     unsafe fn run<S: Simd>(self) {
         // SAFETY: `run`'s contract.
         unsafe {
-            match self.pairs {
-                0 | 1 => self.tile::<S, 1>(),
-                2 => self.tile::<S, 2>(),
-                3 => self.tile::<S, 3>(),
-                4 => self.tile::<S, 4>(),
-                _ => self.tile::<S, 8>(),
+            match self.cache.format() {
+                CacheFormat::F32 => self.over::<S, f32>(),
+                CacheFormat::F16 => self.over::<S, u16>(),
             }
         }
     }
@@ -149,7 +146,21 @@ impl Kernel for SegmentTile<'_, '_> {
 
 impl SegmentTile<'_, '_> {
     #[inline(always)]
-    unsafe fn tile<S: Simd, const M: usize>(mut self) {
+    unsafe fn over<S: Simd, E: Element>(self) {
+        // SAFETY: `run`'s contract.
+        unsafe {
+            match self.pairs {
+                0 | 1 => self.tile::<S, E, 1>(),
+                2 => self.tile::<S, E, 2>(),
+                3 => self.tile::<S, E, 3>(),
+                4 => self.tile::<S, E, 4>(),
+                _ => self.tile::<S, E, 8>(),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, E: Element, const M: usize>(mut self) {
         let dim = self.part.padded_dim;
         assert!(self.queries.len() >= M * dim && self.scores.len() >= M * SEGMENT);
         assert!(self.part.sums.len() >= M * dim && dim == self.cache.padded_dim());
@@ -160,36 +171,40 @@ impl SegmentTile<'_, '_> {
         let blocks = first..(end - self.first_position).div_ceil(POSITIONS);
         // SAFETY: `run`'s contract; the sizes were asserted above.
         unsafe {
-            self.score_blocks::<S, M>(blocks.clone());
+            self.score_blocks::<S, E, M>(blocks.clone());
             for m in 0..M {
                 self.softmax::<S>(m, blocks.clone());
             }
-            self.weigh_values::<S, M>(blocks);
+            self.weigh_values::<S, E, M>(blocks);
         }
     }
 
-    fn block(&self, block: usize) -> (&[f32], &[f32]) {
+    #[inline(always)]
+    fn block<E: Element>(&self, block: usize) -> (&[E], &[E]) {
         self.cache
             .block(self.first_position / POSITIONS + block, self.kv_head)
     }
 
     /// Scores of the given blocks, two vectors of positions at a time.
     #[inline(always)]
-    unsafe fn score_blocks<S: Simd, const M: usize>(&mut self, blocks: Range<usize>) {
+    unsafe fn score_blocks<S: Simd, E: Element, const M: usize>(&mut self, blocks: Range<usize>) {
         let step = (2 * S::LANES).div_ceil(POSITIONS);
         let mut block = blocks.start;
         // SAFETY: `run`'s contract; a block has 16 positions of each component
         // and the scores a place for each position of the segment.
         unsafe {
             while block < blocks.end {
-                let first = self.block(block).0.as_ptr();
+                let first = self.block::<E>(block).0.as_ptr();
                 let scores = self.scores.as_mut_ptr().add(block * POSITIONS);
                 if S::LANES < POSITIONS {
-                    self.score::<S, M, 2>([first, first.add(S::LANES)], scores);
+                    self.score::<S, E, M, 2>([first, first.add(S::LANES)], scores);
                 } else if block + 1 < blocks.end {
-                    self.score::<S, M, 2>([first, self.block(block + 1).0.as_ptr()], scores);
+                    self.score::<S, E, M, 2>(
+                        [first, self.block::<E>(block + 1).0.as_ptr()],
+                        scores,
+                    );
                 } else {
-                    self.score::<S, M, 1>([first], scores);
+                    self.score::<S, E, M, 1>([first], scores);
                 }
                 block += step;
             }
@@ -197,9 +212,9 @@ impl SegmentTile<'_, '_> {
     }
 
     #[inline(always)]
-    unsafe fn score<S: Simd, const M: usize, const V: usize>(
+    unsafe fn score<S: Simd, E: Element, const M: usize, const V: usize>(
         &self,
-        keys: [*const f32; V],
+        keys: [*const E; V],
         scores: *mut f32,
     ) {
         let dim = self.part.padded_dim;
@@ -208,7 +223,7 @@ impl SegmentTile<'_, '_> {
             let mut sums = [[S::splat(0.0); V]; M];
             for component in 0..self.cache.head_dim() {
                 let mut key = [S::splat(0.0); V];
-                unrolled!(V, v => key[v] = S::load(keys[v].add(component * POSITIONS)));
+                unrolled!(V, v => key[v] = E::load::<S>(keys[v].add(component * POSITIONS)));
                 unrolled!(M, m => {
                     let query = S::splat(*self.queries.as_ptr().add(m * dim + component));
                     unrolled!(V, v => sums[m][v] = S::fma(query, key[v], sums[m][v]));
@@ -273,17 +288,17 @@ impl SegmentTile<'_, '_> {
 
     /// Values times weights, position by position.
     #[inline(always)]
-    unsafe fn weigh_values<S: Simd, const M: usize>(&mut self, blocks: Range<usize>) {
+    unsafe fn weigh_values<S: Simd, E: Element, const M: usize>(&mut self, blocks: Range<usize>) {
         let dim = self.part.padded_dim;
         let mut component = 0;
         while component < dim {
             // SAFETY: `run`'s contract; `dim` is a multiple of 16.
             unsafe {
                 if dim - component >= 2 * S::LANES {
-                    self.weigh::<S, M, 2>(blocks.clone(), component);
+                    self.weigh::<S, E, M, 2>(blocks.clone(), component);
                     component += 2 * S::LANES;
                 } else {
-                    self.weigh::<S, M, 1>(blocks.clone(), component);
+                    self.weigh::<S, E, M, 1>(blocks.clone(), component);
                     component += S::LANES;
                 }
             }
@@ -291,7 +306,7 @@ impl SegmentTile<'_, '_> {
     }
 
     #[inline(always)]
-    unsafe fn weigh<S: Simd, const M: usize, const V: usize>(
+    unsafe fn weigh<S: Simd, E: Element, const M: usize, const V: usize>(
         &mut self,
         blocks: Range<usize>,
         component: usize,
@@ -301,12 +316,12 @@ impl SegmentTile<'_, '_> {
         unsafe {
             let mut sums = [[S::splat(0.0); V]; M];
             for block in blocks {
-                let values = self.block(block).1.as_ptr().add(component);
+                let values = self.block::<E>(block).1.as_ptr().add(component);
                 let weights = self.scores.as_ptr().add(block * POSITIONS);
                 for position in 0..POSITIONS {
                     let values = values.add(position * dim);
                     let mut value = [S::splat(0.0); V];
-                    unrolled!(V, v => value[v] = S::load(values.add(v * S::LANES)));
+                    unrolled!(V, v => value[v] = E::load::<S>(values.add(v * S::LANES)));
                     unrolled!(M, m => {
                         let weight = S::splat(*weights.add(m * SEGMENT + position));
                         unrolled!(V, v => sums[m][v] = S::fma(weight, value[v], sums[m][v]));

@@ -123,3 +123,21 @@ fn callers_of_one_pool_take_turns_and_pools_live_side_by_side() {
     });
     assert_eq!(sum.into_inner(), 4 * 200 * 16);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn pinned_threads_stay_on_cores_that_were_allowed() {
+    // On a thread of its own, because the caller is bound as well.
+    let check = || {
+        let allowed = super::cores::allowed();
+        let pool = Pool::pinned(3);
+        let seen = AtomicUsize::new(0);
+        pool.for_each(50, &|_, _| {
+            let mine = super::cores::allowed();
+            assert!(mine.len() == 1 && allowed.contains(&mine[0]), "{mine:?}");
+            seen.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(seen.into_inner(), 50);
+    };
+    std::thread::spawn(check).join().expect("the checks hold");
+}

@@ -1,8 +1,27 @@
 use proptest::prelude::*;
 
-use super::{BLOCK, Block, Quantize, QuantizedRows, quantize};
+use super::{BLOCK, Block, Quantize, QuantizedRows};
 use crate::kernel::pool::Pool;
 use crate::kernel::simd::{Isa, dispatch};
+
+fn quantize_on(isa: Isa, floats: &[f32; BLOCK]) -> Block {
+    let mut blocks = [Block::default()];
+    // SAFETY: the callers pass sets that are available.
+    unsafe {
+        dispatch(
+            isa,
+            Quantize {
+                floats,
+                blocks: &mut blocks,
+            },
+        )
+    };
+    blocks[0]
+}
+
+fn quantize(floats: &[f32; BLOCK]) -> Block {
+    quantize_on(Isa::Portable, floats)
+}
 
 proptest! {
     #[test]
@@ -26,10 +45,7 @@ proptest! {
     fn every_set_gives_the_same_block(floats in prop::array::uniform32(-9f32..9.0)) {
         let reference = quantize(&floats);
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            let mut blocks = [Block::default()];
-            // SAFETY: the set is available.
-            unsafe { dispatch(isa, Quantize { floats: &floats, blocks: &mut blocks }) };
-            prop_assert_eq!(format!("{:?}", blocks[0]), format!("{reference:?}"));
+            prop_assert_eq!(format!("{:?}", quantize_on(isa, &floats)), format!("{reference:?}"));
         }
     }
 }
@@ -47,8 +63,10 @@ fn edges_of_the_range() {
     assert_eq!((tie.quants[0], tie.quants[7], tie.scale), (0, -127, 2.0));
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         floats[3] = bad;
-        let block = quantize(&floats);
-        assert!(!block.scale.is_finite(), "{bad} must not vanish");
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let block = quantize_on(isa, &floats);
+            assert!(!block.scale.is_finite(), "{bad} must not vanish on {isa:?}");
+        }
     }
 }
 

@@ -7,14 +7,18 @@
 //! only after their sign has moved to the input.
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _MM_HINT_T0, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch,
-    _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
-    _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
-    _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps,
-    _mm256_min_ps, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_sll_epi16,
-    _mm256_slli_epi32, _mm256_srl_epi16, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_sub_ps,
+    __m128i, __m256, __m256i, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi128_si32, _mm_loadl_epi64,
+    _mm_loadu_si128, _mm_max_epi32, _mm_prefetch, _mm_shuffle_epi32, _mm256_abs_epi8,
+    _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps,
+    _mm256_castsi256_si128, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+    _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32, _mm256_div_ps,
+    _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_epi32, _mm256_max_ps, _mm256_min_ps,
+    _mm256_mul_ps, _mm256_or_si256, _mm256_packs_epi16, _mm256_packs_epi32,
+    _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_sll_epi16,
+    _mm256_slli_epi32, _mm256_srl_epi16, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_sub_ps,
 };
 
 use super::{Kernel, Simd};
@@ -35,6 +39,21 @@ pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
 unsafe fn four(inputs: *const i8, group: usize) -> __m256i {
     // SAFETY: the caller's pointer is valid for the 32 inputs of a block.
     unsafe { _mm256_set1_epi32(inputs.add(4 * group).cast::<i32>().read_unaligned()) }
+}
+
+/// The sum of the lanes.
+#[inline(always)]
+unsafe fn sum(lanes: __m256i) -> i32 {
+    // SAFETY: the CPU has AVX2, as for all of this file.
+    unsafe {
+        let (low, high) = (
+            _mm256_castsi256_si128(lanes),
+            _mm256_extracti128_si256::<1>(lanes),
+        );
+        let four = _mm_add_epi32(low, high);
+        let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+        _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two)))
+    }
 }
 
 #[expect(unsafe_op_in_unsafe_fn, reason = "one contract for all, on the trait")]
@@ -124,6 +143,38 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn to_f32(value: __m256i) -> __m256 {
         _mm256_cvtepi32_ps(value)
+    }
+
+    #[inline(always)]
+    unsafe fn magnitude(from: *const f32) -> f32 {
+        let mask = _mm256_set1_epi32(0x7fff_ffff);
+        let mut most = _mm256_setzero_si256();
+        for at in [0, 8, 16, 24] {
+            let bits = _mm256_and_si256(_mm256_loadu_si256(from.add(at).cast()), mask);
+            most = _mm256_max_epi32(most, bits);
+        }
+        let most = _mm_max_epi32(
+            _mm256_castsi256_si128(most),
+            _mm256_extracti128_si256::<1>(most),
+        );
+        let most = _mm_max_epi32(most, _mm_shuffle_epi32::<0b01_00_11_10>(most));
+        let most = _mm_max_epi32(most, _mm_shuffle_epi32::<0b10_11_00_01>(most));
+        f32::from_bits(_mm_cvtsi128_si32(most).cast_unsigned())
+    }
+    #[inline(always)]
+    unsafe fn to_bytes(from: *const f32, factor: f32, to: *mut i8) -> [i32; 2] {
+        let factor = _mm256_set1_ps(factor);
+        let mut eight = [_mm256_setzero_si256(); 4];
+        for (i, eight) in eight.iter_mut().enumerate() {
+            *eight = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from.add(8 * i)), factor));
+        }
+        let [a, b, c, d] = eight;
+        // Packing works on each half of a register; the last step puts the
+        // fours into order.
+        let bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        _mm256_storeu_si256(to.cast(), _mm256_permutevar8x32_epi32(bytes, order));
+        [sum(_mm256_add_epi32(a, b)), sum(_mm256_add_epi32(c, d))]
     }
 
     #[inline(always)]

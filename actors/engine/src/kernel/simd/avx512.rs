@@ -2,13 +2,15 @@
 //! Zen 4. No BF16 or AMX instruction: they would round differently.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
-    _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
-    _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_sll_epi16, _mm512_slli_epi32,
-    _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_xor_si512,
+    __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128,
+    _mm256_loadu_si256, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps,
+    _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
+    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_epi32, _mm512_max_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_reduce_add_epi32,
+    _mm512_reduce_max_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_sll_epi16,
+    _mm512_slli_epi32, _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    _mm512_xor_si512,
 };
 
 use super::{Kernel, Simd};
@@ -115,6 +117,23 @@ impl Simd for Avx512Vnni {
     #[inline(always)]
     unsafe fn to_f32(value: __m512i) -> __m512 {
         _mm512_cvtepi32_ps(value)
+    }
+
+    #[inline(always)]
+    unsafe fn magnitude(from: *const f32) -> f32 {
+        let mask = _mm512_set1_epi32(0x7fff_ffff);
+        let low = _mm512_and_si512(_mm512_loadu_si512(from.cast()), mask);
+        let high = _mm512_and_si512(_mm512_loadu_si512(from.add(16).cast()), mask);
+        f32::from_bits(_mm512_reduce_max_epi32(_mm512_max_epi32(low, high)).cast_unsigned())
+    }
+    #[inline(always)]
+    unsafe fn to_bytes(from: *const f32, factor: f32, to: *mut i8) -> [i32; 2] {
+        let factor = _mm512_set1_ps(factor);
+        let low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from), factor));
+        let high = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from.add(16)), factor));
+        _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(low));
+        _mm_storeu_si128(to.add(16).cast(), _mm512_cvtepi32_epi8(high));
+        [_mm512_reduce_add_epi32(low), _mm512_reduce_add_epi32(high)]
     }
 
     #[inline(always)]

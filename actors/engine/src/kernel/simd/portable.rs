@@ -100,6 +100,28 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn magnitude(from: *const f32) -> f32 {
+        let floats: [f32; 32] = array(from);
+        let bits = floats.iter().map(|x| x.to_bits() & 0x7fff_ffff);
+        f32::from_bits(bits.fold(0, u32::max))
+    }
+    #[inline(always)]
+    unsafe fn to_bytes(from: *const f32, factor: f32, to: *mut i8) -> [i32; 2] {
+        // Adding 1.5 * 2^23 leaves the integer, rounded half to even, in the
+        // low bits, with no call where there is no rounding instruction.
+        const ROUND: f32 = 12_582_912.0;
+        let floats: [f32; 32] = array(from);
+        let mut sums = [0i32; 2];
+        for (i, x) in floats.into_iter().enumerate() {
+            let rounded = (x * factor + ROUND).to_bits();
+            let byte = rounded.wrapping_sub(ROUND.to_bits()).cast_signed() as i8;
+            to.add(i).write(byte);
+            sums[i / 16] += i32::from(byte);
+        }
+        sums
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(_at: *const u8) {}
     #[inline(always)]
     unsafe fn bytes(from: *const u8) -> Self::B {

@@ -35,8 +35,12 @@ fn kinds(path: ComputePath) -> &'static [TensorType] {
 }
 
 /// Every logit of one sequence, run alone in one piece through one shard on one thread.
-fn reference(file: &Arc<ModelFile>, path: ComputePath, tokens: &[u32]) -> Vec<u32> {
-    let mut pipeline = Pipeline::new(file, &[file.spec().layers], &options(path), 1);
+fn reference(file: &Arc<ModelFile>, options: &ShardOptions, tokens: &[u32]) -> Vec<u32> {
+    let options = ShardOptions {
+        threads: 1,
+        ..options.clone()
+    };
+    let mut pipeline = Pipeline::new(file, &[file.spec().layers], &options, 1);
     bits(&pipeline.run(&[Part {
         sequence: 0,
         position: 0,
@@ -54,7 +58,7 @@ fn every_split_gives_the_same_bits() {
         for &kind in kinds(path) {
             let file = model(&tiny(kind).gguf());
             let tokens = tokens(9, 1, VOCABULARY);
-            let whole = reference(&file, path, &tokens);
+            let whole = reference(&file, &options(path), &tokens);
             // Each set bit below the last layer is a cut after that layer.
             for cuts in 0..1u32 << 4 {
                 let mut ends: Vec<u32> = (0..4)
@@ -79,7 +83,7 @@ fn a_moved_boundary_does_not_give_the_same_bits() {
     let file = model(&tiny(TensorType::Q4_1).gguf());
     let tokens = tokens(9, 1, VOCABULARY);
     for path in PATHS {
-        let whole = reference(&file, path, &tokens);
+        let whole = reference(&file, &options(path), &tokens);
         let mut skipping = Pipeline::new(&file, &[2, 5], &options(path), 1);
         let mut late = shard(&file, 3..5, &options(path));
         skipping.slots[1] = vec![late.open(64).unwrap()];
@@ -124,6 +128,23 @@ fn every_chunking_batch_and_thread_count_gives_the_same_bits() {
     }
 }
 
+#[test]
+fn a_cache_of_halves_is_as_invariant_and_not_the_same() {
+    let file = model(&tiny(TensorType::Q4_1).gguf());
+    let full = options(ComputePath::Auto);
+    for threads in [1, 3] {
+        let halves = ShardOptions {
+            threads,
+            cache: CacheFormat::F16,
+            ..full.clone()
+        };
+        mixed_batches(&file, &halves, 5, &format!("halves, {threads} threads"));
+        let tokens = tokens(9, 1, VOCABULARY);
+        let rounded = reference(&file, &halves, &tokens);
+        assert!(rounded != reference(&file, &full, &tokens));
+    }
+}
+
 /// Four sequences of random lengths advance by random chunks, several in a batch, some
 /// truncated and run again on the way.
 fn mixed_batches(file: &Arc<ModelFile>, options: &ShardOptions, seed: u64, what: &str) {
@@ -134,7 +155,7 @@ fn mixed_batches(file: &Arc<ModelFile>, options: &ShardOptions, seed: u64, what:
         .collect();
     let wanted: Vec<Vec<u32>> = texts
         .iter()
-        .map(|text| reference(file, options.path, text))
+        .map(|text| reference(file, options, text))
         .collect();
     let mut pipeline = Pipeline::new(file, &[3, 5], options, texts.len());
     let mut done = vec![0usize; texts.len()];
@@ -187,7 +208,7 @@ fn mixed_batches(file: &Arc<ModelFile>, options: &ShardOptions, seed: u64, what:
 fn only_the_asked_rows_are_projected() {
     let file = model(&tiny(TensorType::Q4_1).gguf());
     let tokens = tokens(6, 3, VOCABULARY);
-    let whole = reference(&file, ComputePath::Auto, &tokens);
+    let whole = reference(&file, &options(ComputePath::Auto), &tokens);
     let mut shard = shard(&file, 0..5, &options(ComputePath::Auto));
     let slots: Vec<SlotId> = (0..3).map(|_| shard.open(8).unwrap()).collect();
     let kinds = [LogitRows::Last, LogitRows::None, LogitRows::All];

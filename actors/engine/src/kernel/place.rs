@@ -1,0 +1,119 @@
+//! Puts rows at their positions: rotates queries and keys, and stores keys and
+//! values in the cache.
+//!
+//! Rows are shared out by the cache's blocks, so that no two threads write one.
+
+use super::cache::{KvLayer, POSITIONS};
+use super::elementwise::{RopePairs, rope};
+use super::pool::Pool;
+use super::share::Disjoint;
+
+/// Below this many rows, the work is smaller than waking a worker.
+const ROWS_MIN: usize = 16;
+
+/// A row of queries, keys and values: `(heads + 2 * kv_heads, head_dim)`.
+#[derive(Clone, Copy, Debug)]
+pub struct RowShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key heads, and value heads.
+    pub kv_heads: usize,
+    /// Components of a head.
+    pub head_dim: usize,
+}
+
+impl RowShape {
+    fn len(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+}
+
+/// Rotates the queries and keys of `rows`, `(n, row)`, in place and stores keys
+/// and values in `cache` from `position` on. `cos` and `sin` are `(n, pairs)`.
+///
+/// # Panics
+/// When lengths do not fit or the cache is too short.
+pub fn place(
+    pool: &Pool,
+    shape: RowShape,
+    (cache, position): (&mut KvLayer, usize),
+    rows: &mut [f32],
+    (cos, sin): (&[f32], &[f32]),
+) {
+    let row_len = shape.len();
+    assert!(rows.len().is_multiple_of(row_len), "whole rows");
+    let n = rows.len() / row_len;
+    if n == 0 {
+        return;
+    }
+    assert!(cos.len().is_multiple_of(n), "angles of each row");
+    let pairs = cos.len() / n;
+    let queries_len = shape.heads * shape.head_dim;
+    let keys_len = shape.kv_heads * shape.head_dim;
+    let writer = cache.writer();
+    let rows = Disjoint::new(rows);
+    let block = |index: usize| {
+        let begin = (position / POSITIONS + index) * POSITIONS;
+        for at in begin.max(position)..(begin + POSITIONS).min(position + n) {
+            let index = at - position;
+            let (cos, sin) = (&cos[index * pairs..], &sin[index * pairs..]);
+            // SAFETY: a position belongs to one block and a block to one item.
+            let row = unsafe { rows.slice(index * row_len, row_len) };
+            let (rotated, values) = row.split_at_mut(queries_len + keys_len);
+            rope(
+                RopePairs::Adjacent,
+                rotated,
+                shape.head_dim,
+                &cos[..pairs],
+                &sin[..pairs],
+            );
+            // SAFETY: as above.
+            unsafe { writer.write(at, &rotated[queries_len..], values) };
+        }
+    };
+    let blocks = (position + n).div_ceil(POSITIONS) - position / POSITIONS;
+    if n < ROWS_MIN {
+        (0..blocks).for_each(block);
+    } else {
+        pool.for_each(blocks, &|_, index| block(index));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_and_chunks_leave_no_trace() {
+        let shape = RowShape {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 6,
+        };
+        let numbers = |n: usize| (0..n).map(|i| (i * 7 % 23) as f32 * 0.3 - 3.0);
+        let n = 53;
+        let (cos, sin): (Vec<f32>, Vec<f32>) = (
+            numbers(n * 3).map(f32::cos).collect(),
+            numbers(n * 3).map(f32::sin).collect(),
+        );
+        let run = |threads: usize, chunk: usize| {
+            let pool = Pool::new(threads);
+            let mut cache = KvLayer::new(2, 6, 80).expect("memory");
+            let mut rows: Vec<f32> = numbers(n * shape.len()).collect();
+            for (index, rows) in rows.chunks_mut(chunk * shape.len()).enumerate() {
+                let angles = index * chunk * 3..index * chunk * 3 + rows.len() / shape.len() * 3;
+                let at = (&mut cache, 5 + index * chunk);
+                place(&pool, shape, at, rows, (&cos[angles.clone()], &sin[angles]));
+            }
+            let stored: Vec<f32> = (0..5)
+                .flat_map(|block| [0, 1].map(|head| cache.block::<f32>(block, head)))
+                .flat_map(|(keys, values)| [keys, values].concat())
+                .collect();
+            (rows, stored)
+        };
+        let whole = run(1, n);
+        for (threads, chunk) in [(1, 1), (1, 20), (3, n), (3, 17)] {
+            assert!(run(threads, chunk) == whole, "{threads} {chunk}");
+        }
+    }
+}
