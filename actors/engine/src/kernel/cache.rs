@@ -187,13 +187,19 @@ impl KvLayer {
     /// last block come along; nothing looks at them before they are written.
     ///
     /// # Panics
-    /// When the shapes differ, or either has fewer positions.
+    /// When shape or format differ, or either has fewer positions.
     pub fn copy_from(&mut self, other: &KvLayer, positions: usize) {
-        let shape = |layer: &KvLayer| (layer.kv_heads, layer.head_dim);
-        assert_eq!(shape(self), shape(other), "heads of the caches");
-        assert!(positions <= self.capacity.min(other.capacity));
-        let len = positions.div_ceil(POSITIONS) * self.block_len();
-        self.data[..len].copy_from_slice(&other.data[..len]);
+        let heads = |layer: &KvLayer| (layer.shape.kv_heads, layer.shape.head_dim);
+        assert_eq!(heads(self), heads(other), "heads of the caches");
+        assert!(positions <= self.capacity().min(other.capacity()));
+        let len = positions.div_ceil(POSITIONS) * self.shape.block_len();
+        match (&mut self.data, &other.data) {
+            (Data::F32(mine), Data::F32(theirs)) => mine[..len].copy_from_slice(&theirs[..len]),
+            (Data::F16(mine), Data::F16(theirs)) => mine[..len].copy_from_slice(&theirs[..len]),
+            (Data::F32(_), Data::F16(_)) | (Data::F16(_), Data::F32(_)) => {
+                panic!("caches of two formats")
+            }
+        }
     }
 
     pub(super) fn kv_heads(&self) -> usize {
