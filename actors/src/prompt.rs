@@ -87,7 +87,8 @@ fn render(words: &Words, messages: &[Message]) -> Result<String, AnswerError> {
                 Role::User => "user".to_owned(),
                 Role::Assistant => "assistant".to_owned(),
             },
-            content: message.content.clone(),
+            // Nobody ends a turn by typing what ends a turn.
+            content: words.tokenizer.shield(&message.content).into_owned(),
         })
         .collect();
     let rendered = template.render(&messages, GenerationPrompt::Add);

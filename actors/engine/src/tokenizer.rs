@@ -9,6 +9,7 @@ mod build;
 mod sentencepiece;
 mod stream;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
@@ -22,6 +23,10 @@ pub use stream::DecodeStream;
 pub struct Tokenizer {
     inner: Arc<Inner>,
 }
+
+/// Breaks the text of a control token, and is no part of any text: Unicode gives this code point
+/// to programs for their own ends.
+const SHIELD: char = '\u{fdd0}';
 
 /// What to do with the text of special tokens, such as `<|im_end|>`, in an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +93,20 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, EngineError> {
         let mut ids = Vec::new();
         let mut rest = text;
+        let matched = |kind| match special {
+            SpecialTokens::Parse => true,
+            SpecialTokens::Text => kind == TokenKind::Defined,
+        };
         while !rest.is_empty() {
-            let (plain, found) = self.inner.specials.next(rest, special);
+            let (plain, found) = self.inner.specials.next(rest, matched);
             if !plain.is_empty() {
-                let encoding = self.inner.model.encode_fast(plain, false);
+                let encoding = match plain.contains(SHIELD) {
+                    true => self
+                        .inner
+                        .model
+                        .encode_fast(plain.replace(SHIELD, ""), false),
+                    false => self.inner.model.encode_fast(plain, false),
+                };
                 let encoding = encoding.map_err(|error| EngineError::Encode {
                     reason: error.to_string(),
                 })?;
@@ -104,6 +119,27 @@ impl Tokenizer {
             }
         }
         Ok(ids)
+    }
+
+    /// `text` made safe to stand in a prompt that is encoded with [`SpecialTokens::Parse`]: control
+    /// tokens that somebody typed stay text there.
+    pub fn shield<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let control = |kind| kind == TokenKind::Control;
+        let mut shielded = String::new();
+        let mut rest = text;
+        while let (plain, Some((length, _))) = self.inner.specials.next(rest, control) {
+            let mut token = rest[plain.len()..][..length].chars();
+            shielded.push_str(plain);
+            shielded.extend(token.next());
+            shielded.push(SHIELD);
+            shielded.push_str(token.as_str());
+            rest = &rest[plain.len() + length..];
+        }
+        if shielded.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        shielded.push_str(rest);
+        Cow::Owned(shielded)
     }
 
     /// The text of `ids`. Control tokens are left out, bytes that are no UTF-8 become U+FFFD.
@@ -169,18 +205,18 @@ impl Specials {
         group.sort_by_key(|(text, id, _)| (std::cmp::Reverse(text.len()), *id));
     }
 
-    /// The text before the next special token, and that token's length and id.
-    fn next<'a>(&self, text: &'a str, special: SpecialTokens) -> (&'a str, Option<(usize, u32)>) {
+    /// The text before the next token of a kind that `matched` names, and that token's length and id.
+    fn next<'a>(
+        &self,
+        text: &'a str,
+        matched: impl Fn(TokenKind) -> bool,
+    ) -> (&'a str, Option<(usize, u32)>) {
         for (at, byte) in text.bytes().enumerate() {
             let Some(group) = self.by_first_byte.get(&byte) else {
                 continue;
             };
             let found = group.iter().find(|(token, _, kind)| {
-                text.as_bytes()[at..].starts_with(token.as_bytes())
-                    && match special {
-                        SpecialTokens::Parse => true,
-                        SpecialTokens::Text => *kind == TokenKind::Defined,
-                    }
+                text.as_bytes()[at..].starts_with(token.as_bytes()) && matched(*kind)
             });
             if let Some((token, id, _)) = found {
                 return (&text[..at], Some((token.len(), *id)));
