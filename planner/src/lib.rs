@@ -35,7 +35,9 @@ pub use fault::Fault;
 pub use plan::{
     Forecast, Limit, Loss, Plan, Proof, Reason, Stage, StageForecast, Standby, Survival, Why,
 };
-pub use replan::{Decision, Drift, Margin, Replan, should_replan};
+pub use replan::{
+    Decision, Drift, History, Margin, Observed, Replan, Review, review, should_replan,
+};
 pub use request::{LayerCost, Model, Objective, Part, Request, SEARCH_STEPS, Strategy};
 
 pub use whatif::{Mistake, WhatIf};
