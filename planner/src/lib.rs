@@ -16,6 +16,7 @@ mod optimal;
 mod plan;
 mod reason;
 mod replan;
+mod replicas;
 mod request;
 mod shares;
 mod survive;
@@ -38,6 +39,7 @@ pub use plan::{
 pub use replan::{
     Decision, Drift, History, Margin, Observed, Replan, Review, review, should_replan,
 };
+pub use replicas::{Pipeline, pipelines};
 pub use request::{LayerCost, Model, Objective, Part, Request, SEARCH_STEPS, Strategy};
 
 pub use whatif::{Mistake, WhatIf};
