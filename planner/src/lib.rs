@@ -12,6 +12,7 @@ mod device;
 mod fault;
 mod forecast;
 mod hash;
+mod named;
 mod optimal;
 mod plan;
 mod reason;
