@@ -292,6 +292,12 @@ fn check_ids(request: &Request, faults: &mut Vec<Fault>) {
 /// arithmetic behind every decision need not ask again.
 fn check_sizes(request: &Request, faults: &mut Vec<Fault>) {
     const BYTES_MAX: u128 = 1 << 60;
+    // Searches count layers in 16 bits.
+    const LAYER_COUNT_MAX: usize = 60_000;
+    if request.model.layers.len() > LAYER_COUNT_MAX {
+        let what = "the model's layer count".into();
+        faults.push(Fault::TooLarge { what });
+    }
     let held = u128::from(request.context_tokens) * u128::from(request.sequences);
     let attended = u128::from(request.prompt_tokens) * 2;
     let (mut bytes, mut macs) = (u128::from(request.buffer_bytes), 0u128);

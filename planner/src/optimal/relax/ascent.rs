@@ -30,6 +30,7 @@ impl Relaxation<'_, '_> {
         let mut offers: Vec<(u128, u64, u64, usize)> = Vec::new();
         for (place, device) in self.devices.iter().enumerate() {
             let ranges = (0..layers).map(|start| start..self.arcs.ends(place, start).end - 1);
+            let ranges = ranges.filter(|range| !range.is_empty());
             let rooms = ranges.map(|range| (self.costs.row_bytes(&range), range));
             let Some((room, range)) = rooms.max_by_key(|(room, range)| (*room, range.start)) else {
                 continue;
@@ -50,7 +51,7 @@ impl Relaxation<'_, '_> {
             left -= room;
         }
         for (_, room, time, place) in offers {
-            let worth = (price * u128::from(room)) >> FRACTION_BITS;
+            let worth = price.saturating_mul(room.into()) >> FRACTION_BITS;
             let worth = u64::try_from(worth).unwrap_or(NEVER);
             self.penalties[place] = worth.saturating_sub(time).min(PENALTY_MAX);
         }
