@@ -53,8 +53,9 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Show who is in the cluster, who leads and what is served
     Status(ViewArgs),
-    /// Show which layers are where, and why
-    Plan(ViewArgs),
+    /// Show which layers are where, and why; or plan for devices that you do not own yet
+    #[command(after_help = PLAN_HELP)]
+    Plan(Box<PlanArgs>),
     /// Show the merged log of all nodes
     #[command(after_help = LOGS_HELP)]
     Logs(LogsArgs),
@@ -212,7 +213,7 @@ pub(crate) struct ChatArgs {
     pub(crate) node: NodeArgs,
 }
 
-/// Flags of `cairn status` and `cairn plan`.
+/// Flags of `cairn status`.
 #[derive(Debug, Args)]
 pub(crate) struct ViewArgs {
     /// Print JSON
@@ -221,6 +222,100 @@ pub(crate) struct ViewArgs {
     /// Which node to ask.
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+}
+
+const PLAN_HELP: &str = "\
+Examples:
+  cairn plan                              the plan of the running cluster
+  cairn plan --what-if devices.toml       one stream of the default model, as fast as can be
+  cairn plan --what-if devices.toml --model ./my-model.gguf --objective throughput --sequences 8
+  cairn plan --what-if devices.toml --strategy uniform --json
+
+devices.toml lists machines that need not exist:
+  [[device]]
+  name = \"desktop\"
+  memory = \"12 GB\"
+  bandwidth = \"100 GB/s\"
+  compute = \"4 TFLOPS\"
+
+  [[link]]                     # optional; gigabit Ethernet otherwise
+  from = \"desktop\"
+  to = \"laptop\"
+  rtt = \"0.3 ms\"
+  bandwidth = \"1 Gbit/s\"";
+
+/// Flags of `cairn plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// What to show.
+    #[command(flatten)]
+    pub(crate) view: ViewArgs,
+    /// Plan for the devices that this file lists; asks no node and loads nothing
+    #[arg(long, value_name = "FILE")]
+    pub(crate) what_if: Option<PathBuf>,
+    /// What to plan for.
+    #[command(flatten)]
+    pub(crate) imagined: WhatIfArgs,
+}
+
+/// Flags that go with `--what-if` only.
+#[derive(Debug, Args)]
+pub(crate) struct WhatIfArgs {
+    /// Which model; it must be on disk
+    #[arg(long, value_name = "MODEL", default_value = crate::models::DEFAULT_MODEL, requires = "what_if")]
+    pub(crate) model: String,
+    /// How layers are split: uniform, memory, compute, balanced or optimal
+    #[arg(long, default_value = "optimal", requires = "what_if")]
+    pub(crate) strategy: String,
+    /// Which layers go where, instead of a strategy: `desktop:0..10,laptop:10..30`
+    #[arg(
+        long,
+        value_name = "SPLIT",
+        requires = "what_if",
+        conflicts_with = "strategy"
+    )]
+    pub(crate) split: Option<String>,
+    /// What the optimal strategy is to make best
+    #[arg(long, value_enum, default_value = "latency", requires = "what_if")]
+    pub(crate) objective: Goal,
+    /// Tokens that each sequence may have
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value_t = 2048,
+        requires = "what_if"
+    )]
+    pub(crate) context: u32,
+    /// Sequences at once
+    #[arg(long, value_name = "COUNT", default_value_t = crate::config::SEQUENCES, requires = "what_if")]
+    pub(crate) sequences: u32,
+    /// Length of the prompt that the forecast speaks of
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value_t = 512,
+        requires = "what_if"
+    )]
+    pub(crate) prompt_tokens: u32,
+}
+
+/// What a plan is to make best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Goal {
+    /// The time of one token of one stream
+    Latency,
+    /// Tokens per second of all streams together
+    Throughput,
+}
+
+impl Goal {
+    /// As it is spelled.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::Throughput => "throughput",
+        }
+    }
 }
 
 const LOGS_HELP: &str = "\

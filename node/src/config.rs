@@ -27,9 +27,9 @@ pub(crate) const DEFAULT_CLUSTER: &str = "cairn";
 /// The UDP port of mDNS (RFC 6762).
 const MDNS_PORT: u16 = 5353;
 /// KV rows per sequence: room for a long chat, small enough for a device of 2 GiB.
-const CONTEXT: u32 = 2048;
+pub(crate) const CONTEXT: u32 = 2048;
 /// Sequences at once: a household, not a service.
-const SEQUENCES: u32 = 4;
+pub(crate) const SEQUENCES: u32 = 4;
 /// Longest cluster or node name, so that it fits a DNS label.
 const NAME_BYTES_MAX: usize = 63;
 /// A secret shorter than this can be guessed by trying.

@@ -15,9 +15,11 @@ mod http;
 mod join;
 mod models;
 mod observe;
+mod plan_view;
 mod signals;
 mod terminal;
 mod up;
+mod whatif;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,7 @@ mod catalogue;
 pub(crate) mod command;
 mod hub;
 mod name;
+mod on_disk;
 mod part;
 mod trouble;
 mod wheel;
@@ -34,6 +35,7 @@ use trouble::Trouble;
 use crate::terminal::size;
 
 pub(crate) use catalogue::DEFAULT_MODEL;
+pub(crate) use on_disk::on_disk;
 
 /// How often a long download says in the log how far it is.
 const LOG_INTERVAL: Duration = Duration::from_secs(3);

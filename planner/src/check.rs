@@ -42,13 +42,22 @@ pub fn check(plan: &Plan, request: &Request) -> Result<(), Vec<Fault>> {
 
 /// The faults of a list of ranges, in any order of the list.
 pub(crate) fn check_list(list: &[(DeviceId, Range<u32>)], request: &Request) -> Vec<Fault> {
+    check_named_list(list, request, &|id| request.name_of(id))
+}
+
+/// The same with the caller's words for devices, known ones and others.
+pub(crate) fn check_named_list(
+    list: &[(DeviceId, Range<u32>)],
+    request: &Request,
+    name_of: &dyn Fn(DeviceId) -> String,
+) -> Vec<Fault> {
     let costs = Costs::new(request);
     let layer_count = u32::try_from(costs.layer_count).unwrap_or(u32::MAX);
     let mut faults = Vec::new();
     let mut seen: BTreeMap<DeviceId, u32> = BTreeMap::new();
     let mut sound = Vec::new();
     for (id, layers) in list {
-        let device = request.name_of(*id);
+        let device = name_of(*id);
         let index = costs.index_of(*id);
         if index.is_none() {
             faults.push(Fault::UnknownDevice {
@@ -89,14 +98,14 @@ pub(crate) fn check_list(list: &[(DeviceId, Range<u32>)], request: &Request) -> 
             layers.start.min(layer_count)..layers.end.min(layer_count),
         ));
     }
-    check_cover(sound, layer_count, request, &mut faults);
+    check_cover(sound, layer_count, name_of, &mut faults);
     faults
 }
 
 fn check_cover(
     mut list: Vec<(DeviceId, Range<u32>)>,
     layer_count: u32,
-    request: &Request,
+    name_of: &dyn Fn(DeviceId) -> String,
     faults: &mut Vec<Fault>,
 ) {
     list.sort_by_key(|(id, layers)| (layers.start, layers.end, *id));
@@ -110,8 +119,8 @@ fn check_cover(
         } else if let Some(first) = holder.filter(|_| layers.start < covered) {
             faults.push(Fault::Overlap {
                 layers: layers.start..covered.min(layers.end),
-                first: request.name_of(first),
-                second: request.name_of(id),
+                first: name_of(first),
+                second: name_of(id),
             });
         }
         if layers.end > covered {
@@ -283,6 +292,12 @@ fn check_ids(request: &Request, faults: &mut Vec<Fault>) {
 /// arithmetic behind every decision need not ask again.
 fn check_sizes(request: &Request, faults: &mut Vec<Fault>) {
     const BYTES_MAX: u128 = 1 << 60;
+    // Searches count layers in 16 bits.
+    const LAYER_COUNT_MAX: usize = 60_000;
+    if request.model.layers.len() > LAYER_COUNT_MAX {
+        let what = "the model's layer count".into();
+        faults.push(Fault::TooLarge { what });
+    }
     let held = u128::from(request.context_tokens) * u128::from(request.sequences);
     let attended = u128::from(request.prompt_tokens) * 2;
     let (mut bytes, mut macs) = (u128::from(request.buffer_bytes), 0u128);

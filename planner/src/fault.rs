@@ -53,6 +53,14 @@ pub enum Fault {
         /// Short id of the device.
         device: String,
     },
+    /// A name that more than one device has.
+    #[error("{device} is the name of {device_count} devices; rename one")]
+    AmbiguousName {
+        /// The name.
+        device: String,
+        /// How many have it.
+        device_count: usize,
+    },
     /// A device with two ranges.
     #[error("{device} is listed more than once")]
     DuplicateDevice {

@@ -12,10 +12,12 @@ mod device;
 mod fault;
 mod forecast;
 mod hash;
+mod named;
 mod optimal;
 mod plan;
 mod reason;
 mod replan;
+mod replicas;
 mod request;
 mod shares;
 mod survive;
@@ -35,7 +37,10 @@ pub use fault::Fault;
 pub use plan::{
     Forecast, Limit, Loss, Plan, Proof, Reason, Stage, StageForecast, Standby, Survival, Why,
 };
-pub use replan::{Decision, Drift, Margin, Replan, should_replan};
+pub use replan::{
+    Decision, Drift, History, Margin, Observed, Replan, Review, review, should_replan,
+};
+pub use replicas::{Pipeline, pipelines};
 pub use request::{LayerCost, Model, Objective, Part, Request, SEARCH_STEPS, Strategy};
 
 pub use whatif::{Mistake, WhatIf};

@@ -2,9 +2,11 @@
 //!
 //! Uses no clock: its effort is counted in steps, so that it answers the same anywhere.
 
+mod arcs;
 mod bound;
 mod counts;
 mod form;
+mod front;
 mod improve;
 mod latency;
 mod order;
@@ -74,15 +76,8 @@ fn least_latency(costs: &Costs<'_>, seed: Vec<Cut>, steps: &mut u64) -> Found {
 /// The better of a plan and what the search finds, and the bound that it proves.
 fn search_latency(costs: &Costs<'_>, best: Vec<Cut>, steps: &mut u64) -> (Vec<Cut>, u64) {
     let devices = worth_searching(costs);
-    let ends: Vec<Vec<usize>> = devices
-        .iter()
-        .map(|device| {
-            let reaches = (0..costs.layer_count).map(|start| costs.reach(*device, start));
-            reaches.collect()
-        })
-        .collect();
     let known = costs.latency_nanos(&best);
-    let outcome = latency::Search::new(costs, &devices, &ends, known, steps).run();
+    let outcome = latency::Search::new(costs, &devices, known, steps).run();
     let bound = if devices.len() == costs.devices.len() {
         outcome.lower_bound_nanos
     } else {

@@ -2,7 +2,11 @@
 //!
 //! Judges numbers that others measured; has no clock, and sets nothing in motion.
 
+mod review;
+
 use crate::device::Device;
+
+pub use review::{History, Observed, Review, review};
 
 /// How far and how long reality must differ before layers move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

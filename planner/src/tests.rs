@@ -316,6 +316,49 @@ mod properties {
         }
 
         #[test]
+        fn no_plan_that_was_tampered_with_passes_its_check(
+            request in any_request(),
+            tamper in 0..7usize,
+            place in any::<prop::sample::Index>(),
+        ) {
+            let Ok(mut bad) = plan(&request) else { return Ok(()) };
+            prop_assert_eq!(check(&bad, &request), Ok(()));
+            let stage = place.index(bad.stages.len());
+            match tamper {
+                0 => bad.stages[stage].layers.end += 1,
+                1 => bad.stages[stage].layers.start += 1,
+                2 => bad.stages[stage].device = DeviceId([9; 32]),
+                3 => bad.stages[stage].memory_bytes += 1,
+                4 => drop(bad.stages.remove(stage)),
+                5 => {
+                    let again = bad.stages[stage].clone();
+                    bad.stages.push(again);
+                }
+                _ => {
+                    let own = bad.stages[stage].device;
+                    bad.stages[stage].standbys.push(own);
+                }
+            }
+            prop_assert!(check(&bad, &request).is_err(), "tamper {}", tamper);
+        }
+
+        #[test]
+        fn a_plan_that_memory_no_longer_holds_fails_its_check(
+            request in any_request(),
+            place in any::<prop::sample::Index>(),
+        ) {
+            let Ok(plan) = plan(&request) else { return Ok(()) };
+            let stage = &plan.stages[place.index(plan.stages.len())];
+            let mut smaller = request.clone();
+            for device in &mut smaller.devices {
+                if device.id == stage.device {
+                    device.memory_bytes = stage.memory_bytes + request.headroom_bytes - 1;
+                }
+            }
+            prop_assert!(check(&plan, &smaller).is_err());
+        }
+
+        #[test]
         fn the_order_of_the_input_does_not_matter(request in any_request(), seed in any::<u64>()) {
             let mut dice = Dice::new(seed);
             let mut shuffled = request.clone();

@@ -15,16 +15,24 @@ impl Twins {
         Self { before: Vec::new() }
     }
 
+    /// Twins where a device's links and nearness to the driver matter.
     pub(crate) fn among(costs: &Costs<'_>, allowed: &[Index]) -> Self {
-        let same = |left: Index, right: Index| {
-            let (a, b) = (costs.devices[left], costs.devices[right]);
-            a.memory_bytes == b.memory_bytes
-                && a.decode_bytes_per_second == b.decode_bytes_per_second
-                && a.prefill_macs_per_second == b.prefill_macs_per_second
+        Self::find(allowed, |left, right| {
+            are_equal(costs, left, right)
                 && costs.driver != Some(left)
                 && costs.driver != Some(right)
                 && costs.links.look_alike(left, right)
-        };
+        })
+    }
+
+    /// Twins where no link is looked at; `apart` is like no other.
+    pub(crate) fn unlinked(costs: &Costs<'_>, allowed: &[Index], apart: Option<Index>) -> Self {
+        Self::find(allowed, |left, right| {
+            are_equal(costs, left, right) && apart != Some(left) && apart != Some(right)
+        })
+    }
+
+    fn find(allowed: &[Index], same: impl Fn(Index, Index) -> bool) -> Self {
         let before = (0..allowed.len())
             .map(|place| {
                 (0..place)
@@ -43,4 +51,11 @@ impl Twins {
             .flatten()
             .is_none_or(|twin| used & (1 << twin) != 0)
     }
+}
+
+fn are_equal(costs: &Costs<'_>, left: Index, right: Index) -> bool {
+    let (left, right) = (costs.devices[left], costs.devices[right]);
+    left.memory_bytes == right.memory_bytes
+        && left.decode_bytes_per_second == right.decode_bytes_per_second
+        && left.prefill_macs_per_second == right.prefill_macs_per_second
 }

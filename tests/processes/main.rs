@@ -21,3 +21,4 @@ mod hosts;
 mod membership;
 mod refusals;
 mod sizes;
+mod whatif;

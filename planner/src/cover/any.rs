@@ -23,6 +23,9 @@ pub(super) enum Links {
 /// Devices fit into a bit set up to here; larger clusters get a greedy answer.
 pub(crate) const DEVICE_COUNT_MAX: usize = 128;
 
+/// Devices that are tried as the first of a dive.
+const DIVES: usize = 8;
+
 struct Search<'s, 'a, 'r> {
     limits: &'s Limits<'a, 'r>,
     allowed: &'s [Index],
@@ -75,10 +78,19 @@ pub(super) fn cover(
     if !search.may_reach(0, 0, limits.stage_max()) {
         return Answer::Impossible;
     }
+    if let Some(cuts) = search.thrifty() {
+        return Answer::Found(cuts);
+    }
     if allowed.len() > DEVICE_COUNT_MAX || *search.steps == 0 {
         return Answer::Unknown;
     }
-    search.twins = Twins::among(costs, allowed);
+    search.twins = match links {
+        Links::Ignored => {
+            let roomier = limits.extra.map(|(device, _)| device);
+            Twins::unlinked(costs, allowed, roomier)
+        }
+        Links::Respected => Twins::among(costs, allowed),
+    };
     if search.extend(0, 0) {
         return Answer::Found(search.path);
     }
@@ -111,37 +123,56 @@ impl Search<'_, '_, '_> {
         measures.all(|measure| measure.may_reach(used, start, stages))
     }
 
-    /// Whoever gets furthest by bytes goes next, a few different devices first in turn.
+    /// Whoever gets furthest goes next, a few different devices first in turn.
     fn greedy(&self) -> Option<Vec<Cut>> {
+        self.dives(|place, start| Reverse(self.ends[place][start]))
+    }
+
+    /// Whoever gives least away by the tuned measure goes next.
+    fn thrifty(&self) -> Option<Vec<Cut>> {
+        self.dives(|place, start| (self.waste(place, start), Reverse(self.ends[place][start])))
+    }
+
+    /// What the tuned measure says is given away if a place goes on from a layer.
+    fn waste(&self, place: usize, start: usize) -> u64 {
+        let tuned = &self.measures[self.measures.len() - 1];
+        let range = start..self.ends[place][start];
+        tuned.waste(place, &range, self.limits.stage_max())
+    }
+
+    /// Covers by taking the place that `rank` puts lowest, again and again.
+    fn dives<R: Ord>(&self, rank: impl Fn(usize, usize) -> R) -> Option<Vec<Cut>> {
         if self.links == Links::Respected {
             return None;
         }
-        let layers = self.limits.costs.layer_count;
         let mut firsts: Vec<usize> = (0..self.allowed.len())
             .filter(|place| self.ends[*place][0] > 0)
             .collect();
-        firsts.sort_by_key(|place| (Reverse(self.ends[*place][0]), *place));
-        firsts.truncate(8);
-        firsts.into_iter().find_map(|first| {
-            let mut used = vec![false; self.allowed.len()];
-            let mut cuts: Vec<Cut> = Vec::new();
-            let (mut place, mut start) = (first, 0);
-            loop {
-                used[place] = true;
-                let end = self.ends[place][start];
-                cuts.push((self.allowed[place], start..end));
-                if end == layers {
-                    return Some(cuts);
-                }
-                if cuts.len() == self.limits.stage_max() {
-                    return None;
-                }
-                start = end;
-                place = (0..self.allowed.len())
-                    .filter(|place| !used[*place] && self.ends[*place][start] > start)
-                    .max_by_key(|place| (self.ends[*place][start], Reverse(*place)))?;
+        firsts.sort_by_key(|place| (rank(*place, 0), *place));
+        firsts.truncate(DIVES);
+        firsts.into_iter().find_map(|first| self.dive(first, &rank))
+    }
+
+    fn dive<R: Ord>(&self, first: usize, rank: &impl Fn(usize, usize) -> R) -> Option<Vec<Cut>> {
+        let layers = self.limits.costs.layer_count;
+        let mut used = vec![false; self.allowed.len()];
+        let mut cuts: Vec<Cut> = Vec::new();
+        let (mut place, mut start) = (first, 0);
+        loop {
+            used[place] = true;
+            let end = self.ends[place][start];
+            cuts.push((self.allowed[place], start..end));
+            if end == layers {
+                return Some(cuts);
             }
-        })
+            if cuts.len() == self.limits.stage_max() {
+                return None;
+            }
+            start = end;
+            place = (0..self.allowed.len())
+                .filter(|place| !used[*place] && self.ends[*place][start] > start)
+                .min_by_key(|place| (rank(*place, start), *place))?;
+        }
     }
 
     /// Depth first; leaves the cover in `path` when it finds one.
@@ -159,14 +190,20 @@ impl Search<'_, '_, '_> {
         }
         let price = 16 + 4 * self.allowed.len() as u64;
         *self.steps = self.steps.saturating_sub(price);
-        let mut next: Vec<(usize, usize)> = (0..self.allowed.len())
+        let mut next: Vec<(u64, Reverse<usize>, usize)> = (0..self.allowed.len())
             .filter(|place| used & (1 << place) == 0)
             .filter(|place| self.twins.is_next(*place, used))
-            .map(|place| (self.ends[place][start], place))
-            .filter(|(end, _)| *end > start)
+            .filter(|place| self.ends[*place][start] > start)
+            .map(|place| {
+                (
+                    self.waste(place, start),
+                    Reverse(self.ends[place][start]),
+                    place,
+                )
+            })
             .collect();
-        next.sort_by_key(|(end, place)| (Reverse(*end), *place));
-        for (furthest, place) in next {
+        next.sort_unstable();
+        for (_, Reverse(furthest), place) in next {
             let device = self.allowed[place];
             let shortest = match self.links {
                 Links::Ignored => furthest,

@@ -4,6 +4,7 @@
 //! what is left, nothing covers it. Good weights are the dual of fractional packing.
 
 use std::cmp::Reverse;
+use std::ops::Range;
 
 use super::any::DEVICE_COUNT_MAX;
 
@@ -13,6 +14,8 @@ pub(super) struct Measure {
     sums: Vec<u64>,
     /// Weight of the heaviest range, place, and its start; heaviest first.
     most: Vec<(u64, usize, usize)>,
+    /// Weight of each place's heaviest range.
+    most_of: Vec<u64>,
 }
 
 /// Rounds of tuning; more found little more on clusters of 8 to 100 devices.
@@ -26,7 +29,7 @@ impl Measure {
         for weight in weights {
             sums.push(sums[sums.len() - 1].saturating_add(weight));
         }
-        let mut most: Vec<(u64, usize, usize)> = ends
+        let most: Vec<(u64, usize, usize)> = ends
             .iter()
             .enumerate()
             .map(|(place, ends)| {
@@ -34,8 +37,14 @@ impl Measure {
                 (weight, place, start)
             })
             .collect();
+        let most_of = most.iter().map(|(weight, _, _)| *weight).collect();
+        let mut most = most;
         most.sort_unstable_by_key(|(weight, place, _)| (Reverse(*weight), *place));
-        Self { sums, most }
+        Self {
+            sums,
+            most,
+            most_of,
+        }
     }
 
     /// Starts from the shape of another measure and adds weight where the heaviest
@@ -82,6 +91,16 @@ impl Measure {
         let taken: u128 = most.map(|(weight, _, _)| u128::from(*weight)).sum();
         let total = u128::from(self.sums[self.sums.len() - 1].max(1));
         u64::try_from(taken * u128::from(UNIT) / total).unwrap_or(u64::MAX)
+    }
+
+    /// What a range gives away against the heaviest of its device, or against the
+    /// weakest device of the `stages` best where its own is weaker still.
+    pub(super) fn waste(&self, place: usize, range: &Range<usize>, stages: usize) -> u64 {
+        let weakest = self.most.get(stages.min(self.most.len()).saturating_sub(1));
+        let could = weakest
+            .map_or(0, |weakest| weakest.0)
+            .max(self.most_of[place]);
+        could.saturating_sub(self.sums[range.end] - self.sums[range.start])
     }
 
     /// Whether unused devices might take everything from `start` on.

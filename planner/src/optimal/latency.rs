@@ -9,9 +9,11 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::BuildHasherDefault;
 
+use super::arcs::Arcs;
 use super::bound::Bound;
 use super::form::{Form, Forms};
-use super::relax::{Relaxation, Relaxed};
+use super::front::Fronts;
+use super::relax::{self, Relaxed};
 use crate::cost::{Costs, Cut, Index};
 use crate::cover::DEVICE_COUNT_MAX;
 use crate::hash::Mixer;
@@ -52,11 +54,14 @@ pub(super) struct Search<'s, 'r> {
     relaxed: Relaxed,
     forms: Forms,
     twins: Twins,
-    ends: &'s [Vec<usize>],
+    arcs: Arcs,
     nodes: Vec<Node>,
     open: BinaryHeap<Reverse<(u64, Reverse<u16>, u32)>>,
     // A hash map whose order is never looked at, so it cannot make a plan depend on it.
     cheapest: HashMap<Key, u64, BuildHasherDefault<Mixer>>,
+    /// Where it does not matter who was last: the nodes worth keeping of each set of
+    /// used devices.
+    fronts: Option<Fronts>,
     best: u64,
     best_node: Option<u32>,
     /// Counted down; the search ends at zero.
@@ -65,16 +70,14 @@ pub(super) struct Search<'s, 'r> {
 
 impl<'s, 'r> Search<'s, 'r> {
     /// A search among at most [`DEVICE_COUNT_MAX`] devices for less than `best` nanos.
-    /// `ends[place][start]` is how far memory reaches.
     pub(super) fn new(
         costs: &'s Costs<'r>,
         devices: &'s [Index],
-        ends: &'s [Vec<usize>],
         best: u64,
         steps: &'s mut u64,
     ) -> Self {
         assert!(devices.len() <= DEVICE_COUNT_MAX);
-        let relaxed = Relaxation::new(costs, devices, ends).ascend(best);
+        let (relaxed, arcs) = relax::relax(costs, devices, best);
         let met = relaxed.plan.as_ref().map(|cuts| costs.latency_nanos(cuts));
         Self {
             costs,
@@ -83,10 +86,11 @@ impl<'s, 'r> Search<'s, 'r> {
             relaxed,
             forms: Forms::new(costs, devices),
             twins: Twins::among(costs, devices),
-            ends,
+            arcs,
             nodes: Vec::new(),
             open: BinaryHeap::new(),
             cheapest: HashMap::default(),
+            fronts: costs.links.are_alike().then(|| Fronts::new(costs, devices)),
             best: met.unwrap_or(best).min(best),
             best_node: None,
             steps,
@@ -108,14 +112,9 @@ impl<'s, 'r> Search<'s, 'r> {
                 break;
             }
             let node = self.nodes[index as usize];
-            if self
-                .cheapest
-                .get(&self.key(&node))
-                .is_some_and(|cost| *cost < node.cost)
-            {
-                continue;
+            if !self.is_overtaken(&node) {
+                self.grow(node, index);
             }
-            self.grow(node, index);
         }
         if self.open.is_empty() && proven < self.best && *self.steps > 0 {
             proven = self.best;
@@ -158,12 +157,11 @@ impl<'s, 'r> Search<'s, 'r> {
                 let last = self.devices[usize::from(node.last)];
                 self.costs.links.hop_nanos(last, self.devices[place])
             };
-            for end in start + 1..=self.ends[place][start] {
+            let ends = self.arcs.ends(place, start);
+            *self.steps = self.steps.saturating_sub(1 + ends.len() as u64);
+            for end in ends {
                 self.open_stage(&node, index, place, end, node.cost + hop);
             }
-            *self.steps = self
-                .steps
-                .saturating_sub((self.ends[place][start] - start) as u64);
         }
     }
 
@@ -214,23 +212,39 @@ impl<'s, 'r> Search<'s, 'r> {
         if bound >= self.best {
             return;
         }
-        let key = self.key(&child);
-        let known = self.cheapest.entry(key).or_insert(u64::MAX);
-        if *known <= cost {
+        if !self.is_news(&child) {
             return;
         }
-        *known = cost;
         let number = self.nodes.len() as u32;
         self.nodes.push(child);
         self.open.push(Reverse((bound, Reverse(child.end), number)));
     }
 
-    /// Where all links are alike it does not matter who was last, and who was first
-    /// matters only for the way home to a driver that is the first stage itself.
-    fn key(&self, node: &Node) -> Key {
-        if self.costs.links.are_alike() {
-            return (node.used, node.end, 0, 0, Form::default());
+    /// Notes a node; false when one as good was there before.
+    fn is_news(&mut self, node: &Node) -> bool {
+        if let Some(fronts) = &mut self.fronts {
+            return fronts.admit(node.used, usize::from(node.end), node.cost);
         }
+        let key = self.key(node);
+        let known = self.cheapest.entry(key).or_insert(u64::MAX);
+        let news = node.cost < *known;
+        *known = node.cost.min(*known);
+        news
+    }
+
+    /// Whether a better node came after this one.
+    fn is_overtaken(&self, node: &Node) -> bool {
+        match &self.fronts {
+            Some(fronts) => !fronts.holds(node.used, usize::from(node.end), node.cost),
+            None => {
+                let known = self.cheapest.get(&self.key(node));
+                known.is_some_and(|cost| *cost < node.cost)
+            }
+        }
+    }
+
+    /// Who was first matters only for the way home to a driver that is the first stage.
+    fn key(&self, node: &Node) -> Key {
         let first = match self.costs.request.driver {
             Some(_) => 0,
             None => node.first,

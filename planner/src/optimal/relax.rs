@@ -1,9 +1,14 @@
 //! A bound that sees every link and every layer, but lets a device be used twice.
 //!
 //! The route relaxation of Christofides, Mingozzi and Toth (1981), with a Lagrangian
-//! penalty on every device that makes using it twice unattractive. Ascends by integer
-//! subgradient steps; also yields plans on the way. Proves nothing by itself.
+//! penalty on every device that makes using it twice unattractive. Stages that no plan
+//! better than the known one can have are trimmed away, which tightens the bound again.
+//! Also yields plans on the way. Proves nothing by itself.
 
+mod ascent;
+mod trim;
+
+use super::arcs::Arcs;
 use crate::cost::{Costs, Cut, Index, NEVER};
 
 /// The penalties that gave the best bound, and the least costs to go under them.
@@ -18,16 +23,40 @@ pub(super) struct Relaxed {
     pub(super) plan: Option<Vec<Cut>>,
 }
 
-/// Elementary operations for all rounds together: a tenth of a second or so.
-const WORK_MAX: usize = 60_000_000;
-const ROUNDS_MAX: usize = 120;
-/// Rounds without a better bound before steps are halved.
-const PATIENCE: usize = 5;
+/// Trims and ascends again at most so often.
+const TRIMS_MAX: usize = 4;
 
-pub(super) struct Relaxation<'s, 'r> {
+/// The best bound that was found for plans of two stages or more that cost less than
+/// `best`, and the stages that such a plan may have.
+pub(super) fn relax(costs: &Costs<'_>, devices: &[Index], best: u64) -> (Relaxed, Arcs) {
+    let arcs = Arcs::within_memory(costs, devices);
+    let mut relaxation = Relaxation::new(costs, devices, arcs);
+    let mut best = best;
+    relaxation.appraise();
+    let mut relaxed = relaxation.ascend(&mut best);
+    let mut left = relaxation.arcs.count();
+    for _ in 0..TRIMS_MAX {
+        if relaxed.bound_nanos >= best {
+            break;
+        }
+        relaxation.to_go.clone_from(&relaxed.to_go);
+        let now = relaxation.trim(best);
+        // What takes little away tightens little.
+        if now * 10 > left * 9 {
+            break;
+        }
+        left = now;
+        let plan = relaxed.plan.take();
+        relaxed = relaxation.ascend(&mut best);
+        relaxed.plan = relaxed.plan.or(plan);
+    }
+    (relaxed, relaxation.arcs)
+}
+
+struct Relaxation<'s, 'r> {
     costs: &'s Costs<'r>,
     devices: &'s [Index],
-    ends: &'s [Vec<usize>],
+    arcs: Arcs,
     penalties: Vec<u64>,
     /// `[layer * devices + place]`: the cost from `layer` on if `place` takes it.
     from: Vec<u64>,
@@ -37,8 +66,7 @@ pub(super) struct Relaxation<'s, 'r> {
 }
 
 impl<'s, 'r> Relaxation<'s, 'r> {
-    /// `ends[place][start]` is the furthest end that memory permits.
-    pub(super) fn new(costs: &'s Costs<'r>, devices: &'s [Index], ends: &'s [Vec<usize>]) -> Self {
+    fn new(costs: &'s Costs<'r>, devices: &'s [Index], arcs: Arcs) -> Self {
         let count = devices.len();
         let pairs = devices
             .iter()
@@ -66,59 +94,12 @@ impl<'s, 'r> Relaxation<'s, 'r> {
         Self {
             costs,
             devices,
-            ends,
+            arcs,
             penalties: vec![0; count],
             from: vec![NEVER; layers * count],
             to_go,
             hops,
         }
-    }
-
-    /// Ascends towards the best bound below `best`, the cost of a known plan.
-    pub(super) fn ascend(mut self, mut best: u64) -> Relaxed {
-        let count = self.devices.len();
-        let reaches: usize = self
-            .ends
-            .iter()
-            .flat_map(|ends| ends.iter().enumerate().map(|(start, end)| end - start))
-            .sum();
-        let work = reaches + count * self.costs.layer_count * self.breadth();
-        let rounds = (WORK_MAX / work.max(1)).clamp(1, ROUNDS_MAX);
-        let mut found: Option<Relaxed> = None;
-        let mut plan = None;
-        let (mut halvings, mut idle) = (0u32, 0);
-        for _ in 0..rounds {
-            self.sweep();
-            let bound = self.bound();
-            let route = self.route();
-            if let Some(cuts) = self.repair(&route) {
-                let nanos = self.costs.latency_nanos(&cuts);
-                if nanos < best {
-                    best = nanos;
-                    plan = Some(cuts);
-                }
-            }
-            if found.as_ref().is_none_or(|found| bound > found.bound_nanos) {
-                found = Some(Relaxed {
-                    penalties: self.penalties.clone(),
-                    to_go: self.to_go.clone(),
-                    bound_nanos: bound,
-                    plan: None,
-                });
-                idle = 0;
-            } else {
-                idle += 1;
-            }
-            if idle == PATIENCE {
-                idle = 0;
-                halvings += 1;
-            }
-            if bound >= best || halvings > 5 || !self.step(&route, best - bound, halvings) {
-                break;
-            }
-        }
-        let found = found.expect("there is at least one round");
-        Relaxed { plan, ..found }
     }
 
     /// How many predecessors a stage is compared with: alike links need but two.
@@ -145,45 +126,25 @@ impl<'s, 'r> Relaxation<'s, 'r> {
 
     /// The cheapest stage of a device from a layer on, what follows included.
     fn stage_nanos(&self, start: usize, place: usize) -> u64 {
-        let end = self.ends[place][start];
+        let ends = self.arcs.ends(place, start);
         let sums = self.costs.decode_sums(self.devices[place]);
-        let after = start + 1..end + 1;
-        let times = sums[after.clone()].iter().zip(&self.to_go[place][after]);
+        let times = sums[ends.clone()].iter().zip(&self.to_go[place][ends]);
         let split = times.map(|(sum, to_go)| sum + to_go).min();
         let split = split.map_or(NEVER, |least| least - sums[start]);
-        let device = self.devices[place];
         let time = if start > 0 {
             split
         } else {
-            let embedding = self.costs.embedding_nanos(device);
-            // A whole model on one device goes home to its own first stage.
-            let home = self.costs.leave_nanos(device, device);
-            let whole = match end == self.costs.layer_count {
-                true => sums[end] + self.costs.head_nanos(device) + home,
-                false => NEVER,
-            };
-            split.min(whole) + embedding
+            split + self.costs.embedding_nanos(self.devices[place])
         };
         (time + self.penalties[place]).min(NEVER)
     }
 
     /// Where that cheapest stage ends.
     fn stage_end(&self, start: usize, place: usize) -> usize {
-        let layers = self.costs.layer_count;
-        let device = self.devices[place];
-        let ends = start + 1..=self.ends[place][start];
-        let cost = |end: &usize| {
-            let after = match (start, *end == layers) {
-                (0, true) => self.costs.leave_nanos(device, device),
-                (_, true) => self.to_go[place][layers] - self.costs.head_nanos(device),
-                (_, false) => self.to_go[place][*end],
-            };
-            (
-                self.costs.decode_nanos(device, &(start..*end)) + after,
-                *end,
-            )
-        };
-        ends.min_by_key(cost).unwrap_or(layers)
+        let sums = self.costs.decode_sums(self.devices[place]);
+        let ends = self.arcs.ends(place, start);
+        let least = ends.min_by_key(|end| (sums[*end] + self.to_go[place][*end], *end));
+        least.unwrap_or(self.costs.layer_count)
     }
 
     fn connect(&mut self, start: usize) {
@@ -239,34 +200,6 @@ impl<'s, 'r> Relaxation<'s, 'r> {
             start = end;
         }
         route
-    }
-
-    /// Moves penalties towards one use per device; false when nothing would change.
-    fn step(&mut self, route: &[(usize, std::ops::Range<usize>)], gap: u64, halvings: u32) -> bool {
-        let mut excess: Vec<i64> = vec![-1; self.devices.len()];
-        for (place, _) in route {
-            excess[*place] += 1;
-        }
-        for (excess, penalty) in excess.iter_mut().zip(&self.penalties) {
-            if *penalty == 0 && *excess < 0 {
-                *excess = 0;
-            }
-        }
-        let square: i64 = excess.iter().map(|excess| excess * excess).sum();
-        if square == 0 {
-            return false;
-        }
-        let gap = i64::try_from(gap.min(NEVER)).unwrap_or(i64::MAX);
-        let length = (gap >> halvings) / square;
-        if length == 0 {
-            return false;
-        }
-        for (penalty, excess) in self.penalties.iter_mut().zip(excess) {
-            *penalty = penalty
-                .saturating_add_signed(length.saturating_mul(excess))
-                .min(NEVER >> 8);
-        }
-        true
     }
 
     /// A plan near a route: its devices in order of first use, then all others by what

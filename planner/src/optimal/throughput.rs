@@ -14,6 +14,7 @@ pub(super) fn search(costs: &Costs<'_>, best: Vec<Cut>, steps: &mut u64) -> Foun
     let stage_max = costs.layer_count.min(all.len());
     let mut search = Search {
         costs,
+        share: (*steps / SHARES).max(1),
         all,
         best_nanos: costs.objective_nanos(&best),
         best,
@@ -26,8 +27,9 @@ pub(super) fn search(costs: &Costs<'_>, best: Vec<Cut>, steps: &mut u64) -> Foun
         search.improve(stages);
     }
     let mut lower_bound_nanos = search.best_nanos;
+    search.open.dedup();
     for stages in std::mem::take(&mut search.open) {
-        lower_bound_nanos = lower_bound_nanos.min(search.proven(stages));
+        lower_bound_nanos = search.proven(stages, lower_bound_nanos);
     }
     Found {
         cuts: search.best,
@@ -50,7 +52,14 @@ struct Search<'s, 'r> {
     /// Numbers of stages for which a better plan was neither found nor ruled out.
     open: Vec<usize>,
     steps: &'s mut u64,
+    /// Steps that one question may take, so that the first cannot use up all of them.
+    share: u64,
 }
+
+/// Questions that get their full share of steps when none is answered.
+const SHARES: u64 = 8;
+/// A bound that is not attained is sought to this fraction of the objective.
+const GRAIN: u64 = 2000;
 
 impl Search<'_, '_> {
     fn improve(&mut self, stages: usize) {
@@ -87,9 +96,14 @@ impl Search<'_, '_> {
             time: Some(TimeLimit { stage_max, nanos }),
             ..Limits::memory(self.costs)
         };
-        let mut none = 0;
-        let steps = if search { &mut *self.steps } else { &mut none };
-        cover(&limits, &self.all, steps)
+        if !search {
+            return cover(&limits, &self.all, &mut 0);
+        }
+        let given = self.share.min(*self.steps);
+        let mut left = given;
+        let answer = cover(&limits, &self.all, &mut left);
+        *self.steps -= given - left;
+        answer
     }
 
     fn adopt(&mut self, cuts: Vec<Cut>) {
@@ -99,16 +113,21 @@ impl Search<'_, '_> {
         }
     }
 
-    /// The least time that is not ruled out for this number of stages without search.
-    fn proven(&mut self, stages: usize) -> u64 {
-        let (mut ruled_out, mut open) = (0, self.best_nanos);
-        while ruled_out + 1 < open {
-            let middle = ruled_out.midpoint(open);
-            match self.ask(stages, middle, false) {
-                Answer::Impossible => ruled_out = middle,
-                Answer::Found(_) | Answer::Unknown => open = middle,
+    /// The lesser of `known` and a time below which this number of stages is ruled out
+    /// without search.
+    fn proven(&mut self, stages: usize, known: u64) -> u64 {
+        let (mut ruled_out, mut open) = (0, known);
+        let mut nanos = known.saturating_sub(1);
+        while ruled_out + 1 + known / GRAIN < open {
+            match self.ask(stages, nanos, false) {
+                Answer::Impossible => ruled_out = nanos,
+                Answer::Found(_) | Answer::Unknown => open = nanos,
             }
+            nanos = ruled_out.midpoint(open);
         }
-        open
+        match ruled_out + 1 {
+            least if least < known => least,
+            _ => known,
+        }
     }
 }

@@ -99,3 +99,98 @@ fn a_slowed_device_loses_layers() {
     };
     assert!(held(&candidate) < held(&running));
 }
+
+fn ranges(plan: &crate::Plan) -> Vec<(crate::DeviceId, std::ops::Range<u32>)> {
+    let stages = plan.stages.iter();
+    stages
+        .map(|stage| (stage.device, stage.layers.clone()))
+        .collect()
+}
+
+#[test]
+fn a_review_moves_layers_off_a_slowed_device_once() {
+    let request = Request::new(model(12), cluster(&[(9, 100), (9, 100), (9, 60)]));
+    let mut running = plan(&request).expect("fits");
+    let slow = running.stages[0].device;
+    let mut history = History::default();
+    let mut moves = 0;
+    for _ in 0..100 {
+        // The slowed device takes four times what its layers should take; others are true.
+        let observed: Vec<Observed> = plan(&Request {
+            strategy: Strategy::Custom(ranges(&running)),
+            ..request.clone()
+        })
+        .expect("valid")
+        .forecast
+        .stages
+        .iter()
+        .map(|stage| Observed {
+            device: stage.device,
+            decode_micros: stage.decode_micros * if stage.device == slow { 4 } else { 1 },
+        })
+        .collect();
+        let judged = review(
+            &request,
+            &ranges(&running),
+            &observed,
+            &history,
+            Margin::calm(),
+        );
+        let judged = judged.expect("still valid");
+        history = judged.history;
+        if let Decision::Move { gain_permille } = judged.decision {
+            assert!(gain_permille >= 100);
+            moves += 1;
+            running = judged.candidate;
+        }
+    }
+    assert_eq!(moves, 1);
+    assert!(running.stages.iter().all(|stage| stage.device != slow));
+}
+
+#[test]
+fn a_forecast_that_is_off_by_a_constant_moves_nothing() {
+    let request = Request::new(model(12), cluster(&[(9, 100), (9, 80), (9, 60)]));
+    let running = plan(&request).expect("fits");
+    let observed: Vec<Observed> = running
+        .forecast
+        .stages
+        .iter()
+        .map(|stage| Observed {
+            device: stage.device,
+            decode_micros: stage.decode_micros * 3,
+        })
+        .collect();
+    let used = running.stages.len();
+    assert_eq!(used, 2, "the third is slower and not needed");
+    let judged = review(
+        &request,
+        &ranges(&running),
+        &observed,
+        &History::default(),
+        Margin::calm(),
+    );
+    let judged = judged.expect("still valid");
+    assert_eq!(judged.decision, Decision::Stay);
+    let (told, seen) = (&running.forecast, &judged.running.forecast);
+    let ratio = seen.stages[0].decode_micros as f64 / told.stages[0].decode_micros as f64;
+    assert!((2.99..3.01).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn a_split_that_holds_no_more_is_an_error() {
+    let request = Request::new(model(12), cluster(&[(9, 100), (9, 80), (9, 60)]));
+    let running = plan(&request).expect("fits");
+    let mut smaller = request.clone();
+    smaller
+        .devices
+        .retain(|device| device.id != running.stages[0].device);
+    let judged = review(
+        &smaller,
+        &ranges(&running),
+        &[],
+        &History::default(),
+        Margin::calm(),
+    );
+    assert!(matches!(judged, Err(crate::NoPlan::BadCustom(_))));
+}
