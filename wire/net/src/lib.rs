@@ -13,6 +13,7 @@ mod errand;
 mod event;
 mod host;
 mod link;
+mod multiplexer;
 mod noise;
 mod roster;
 mod session;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::identity::Keypair;
 use libp2p::swarm::{Config, NetworkBehaviour, Swarm};
-use libp2p::{tcp, yamux};
+use libp2p::tcp;
 
 use crate::config::StartError;
 use crate::errand::Task;
+use crate::multiplexer::Multiplexer;
 use crate::noise::Channel;
 use crate::streams::Streams;
 
@@ -52,11 +53,6 @@ pub(super) fn swarm(keypair: Keypair) -> Result<Swarm<Behaviour>, StartError> {
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
-    let multiplexer = || {
-        let mut config = yamux::Config::default();
-        config.set_max_num_streams(STREAMS_MAX);
-        config
-    };
     let builder = libp2p::SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), Channel::new, || {
