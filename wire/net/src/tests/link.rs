@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use cairn_wire::codec::{PRELUDE_BYTES, Plane, RawFrame};
 use cairn_wire::data::Credit;
+use cairn_wire::id::NodeId;
 use cairn_wire::limits::CREDIT_WINDOW_FRAMES;
 use cairn_wire::{DataFrame, Encoded, Violation};
 
@@ -21,6 +22,14 @@ fn data(node: &Node) -> (DataFrame, CreditGuard) {
     })
 }
 
+/// Offers until there is a credit: they come back when the sender's thread gets to run.
+fn offer(from: &Node, to: NodeId, frame: &DataFrame) {
+    while let Err(returned) = from.net.offer(to, frame.clone()) {
+        assert_eq!(returned.why, Refused::Full);
+        ready(from);
+    }
+}
+
 fn ready(node: &Node) {
     node.wait("LinkReady", |event| {
         matches!(event, Event::LinkReady { .. }).then_some(())
@@ -34,7 +43,7 @@ fn frames_arrive_whole_and_in_order_both_ways() {
         for number in 0..300_u16 {
             let width = if number % 50 == 0 { LARGE_WIDTH } else { 256 };
             let frame = rows(width, f32::from(number));
-            from.net.offer(to.id(), frame.clone()).unwrap();
+            offer(from, to.id(), &frame);
             assert_eq!(data(to).0, frame);
         }
     }
@@ -123,12 +132,19 @@ fn a_caller_may_hold_a_lock_that_its_sink_takes() {
     a.dial(b.address(), Some(b.id()));
     b.connected(a.id());
     for round in 0..500 {
-        b.net.offer(a.id(), rows(4, 1.0)).unwrap();
+        offer(&b, a.id(), &rows(4, 1.0));
         // The first says that the link stands at this end too.
         if round > 0 {
-            let held = lock.lock().unwrap();
-            a.offer(b.id(), rows(4, 2.0)).unwrap();
-            drop(held);
+            loop {
+                let held = lock.lock().unwrap();
+                let offered = a.offer(b.id(), rows(4, 2.0));
+                drop(held);
+                match offered {
+                    Ok(()) => break,
+                    Err(returned) => assert_eq!(returned.why, Refused::Full),
+                }
+                std::thread::yield_now();
+            }
             data(&b);
         }
         takes.recv_timeout(PATIENCE).expect("the sink has the lock");
