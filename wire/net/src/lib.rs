@@ -9,9 +9,11 @@ mod address;
 mod config;
 mod credit;
 mod discovery;
+mod errand;
 mod event;
 mod host;
 mod link;
+mod multiplexer;
 mod noise;
 mod roster;
 mod session;
@@ -160,7 +162,8 @@ impl Net {
         link.ok_or(Refused::NoLink)?.offer_control(message)
     }
 
-    /// Queues a data frame, for one of the peer's credits. Never waits.
+    /// Sends a data frame, for one of the peer's credits. Never waits: a small frame is
+    /// written here and now, as far as the connection takes it; a large one is queued.
     ///
     /// # Errors
     /// The frame, and why it was not sent.

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::iter::Cloned;
 use std::task::{Context, Poll};
 
 use libp2p::PeerId;
@@ -25,6 +26,10 @@ use libp2p::swarm::{
 /// The numbers are the handshake's, which never changes; what follows it is versioned inside.
 const CONTROL: StreamProtocol = StreamProtocol::new("/cairn/control/1");
 const DATA: StreamProtocol = StreamProtocol::new("/cairn/data/1");
+
+const EITHER: &[StreamProtocol] = &[CONTROL, DATA];
+const ONLY_CONTROL: &[StreamProtocol] = &[CONTROL];
+const ONLY_DATA: &[StreamProtocol] = &[DATA];
 
 /// Both streams of a connection.
 #[derive(Debug)]
@@ -76,7 +81,7 @@ impl NetworkBehaviour for Streams {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(VecDeque::from([CONTROL, DATA])))
+        Ok(Handler::new(VecDeque::from([ONLY_CONTROL, ONLY_DATA])))
     }
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
@@ -98,7 +103,7 @@ impl NetworkBehaviour for Streams {
 #[derive(Debug)]
 pub(crate) struct Handler {
     /// Still to be asked for; empty where the peer dialled.
-    wanted: VecDeque<StreamProtocol>,
+    wanted: VecDeque<&'static [StreamProtocol]>,
     control: Option<Stream>,
     data: Option<Stream>,
     report: Option<Opened>,
@@ -106,7 +111,7 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    fn new(wanted: VecDeque<StreamProtocol>) -> Self {
+    fn new(wanted: VecDeque<&'static [StreamProtocol]>) -> Self {
         Self {
             wanted,
             control: None,
@@ -154,7 +159,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Upgrade> {
-        SubstreamProtocol::new(Upgrade(vec![CONTROL, DATA]), ())
+        SubstreamProtocol::new(Upgrade(EITHER), ())
     }
 
     /// Sessions end by decision, never because a link was quiet for a while.
@@ -169,7 +174,7 @@ impl ConnectionHandler for Handler {
         }
         match self.wanted.pop_front() {
             Some(protocol) => Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                protocol: SubstreamProtocol::new(Upgrade(vec![protocol]), ()),
+                protocol: SubstreamProtocol::new(Upgrade(protocol), ()),
             }),
             None => Poll::Pending,
         }
@@ -198,16 +203,17 @@ impl ConnectionHandler for Handler {
     }
 }
 
-/// Accepts a protocol by name and leaves the stream alone.
+/// Accepts a protocol by name and leaves the stream alone. A connection asks for its
+/// names whenever it is polled, so they are not collected anew.
 #[derive(Debug)]
-pub(crate) struct Upgrade(Vec<StreamProtocol>);
+pub(crate) struct Upgrade(&'static [StreamProtocol]);
 
 impl UpgradeInfo for Upgrade {
     type Info = StreamProtocol;
-    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+    type InfoIter = Cloned<std::slice::Iter<'static, StreamProtocol>>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.0.clone().into_iter()
+        self.0.iter().cloned()
     }
 }
 

@@ -14,7 +14,7 @@ use cairn_wire::{DataFrame, RowsFrame};
 use crate::{Cause, Config, Event, Identity, Mdns, Net, Refusal, Secret, start_version};
 
 /// Far above what anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Node {
     pub(super) net: Net,

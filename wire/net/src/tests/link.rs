@@ -1,12 +1,16 @@
 //! What an established session carries, and what it does when it is abused.
 
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+
 use cairn_wire::codec::{PRELUDE_BYTES, Plane, RawFrame};
 use cairn_wire::data::Credit;
+use cairn_wire::id::NodeId;
 use cairn_wire::limits::CREDIT_WINDOW_FRAMES;
 use cairn_wire::{DataFrame, Encoded, Violation};
 
-use super::harness::{Node, message, node, pair, rows};
-use crate::{Cause, CloseCause, CreditGuard, Event, Refused};
+use super::harness::{Node, PATIENCE, config, message, node, pair, rows};
+use crate::{Cause, CloseCause, CreditGuard, Event, Refused, start};
 
 /// 256 KiB of payload.
 const LARGE_WIDTH: u32 = 65_536;
@@ -16,6 +20,14 @@ fn data(node: &Node) -> (DataFrame, CreditGuard) {
         Event::Data { frame, guard, .. } => Some((frame, guard)),
         _ => None,
     })
+}
+
+/// Offers until there is a credit: they come back when the sender's thread gets to run.
+fn offer(from: &Node, to: NodeId, frame: &DataFrame) {
+    while let Err(returned) = from.net.offer(to, frame.clone()) {
+        assert_eq!(returned.why, Refused::Full);
+        ready(from);
+    }
 }
 
 fn ready(node: &Node) {
@@ -31,7 +43,7 @@ fn frames_arrive_whole_and_in_order_both_ways() {
         for number in 0..300_u16 {
             let width = if number % 50 == 0 { LARGE_WIDTH } else { 256 };
             let frame = rows(width, f32::from(number));
-            from.net.offer(to.id(), frame.clone()).unwrap();
+            offer(from, to.id(), &frame);
             assert_eq!(data(to).0, frame);
         }
     }
@@ -101,6 +113,42 @@ fn a_guard_kept_by_rows_goes_with_their_last_clone() {
     drop(clone);
     ready(&a);
     a.net.offer(b.id(), rows(4, 1.0)).unwrap();
+}
+
+#[test]
+fn a_caller_may_hold_a_lock_that_its_sink_takes() {
+    let lock = Arc::new(Mutex::new(()));
+    let (taken, takes) = channel();
+    let sinks = Arc::clone(&lock);
+    let sink = move |event| {
+        if let Event::Data { .. } = event {
+            drop(sinks.lock());
+            // The test may be over.
+            taken.send(()).ok();
+        }
+    };
+    let a = start(config(1), Arc::new(sink)).unwrap();
+    let b = node(2);
+    a.dial(b.address(), Some(b.id()));
+    b.connected(a.id());
+    for round in 0..500 {
+        offer(&b, a.id(), &rows(4, 1.0));
+        // The first says that the link stands at this end too.
+        if round > 0 {
+            loop {
+                let held = lock.lock().unwrap();
+                let offered = a.offer(b.id(), rows(4, 2.0));
+                drop(held);
+                match offered {
+                    Ok(()) => break,
+                    Err(returned) => assert_eq!(returned.why, Refused::Full),
+                }
+                std::thread::yield_now();
+            }
+            data(&b);
+        }
+        takes.recv_timeout(PATIENCE).expect("the sink has the lock");
+    }
 }
 
 #[test]
