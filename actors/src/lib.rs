@@ -28,12 +28,13 @@ pub use api::{
     Answer, AnswerError, AnswerEvent, Config, Done, Finish, Message, Prompt, PromptText, Role,
     StartError, TokenEvent,
 };
-pub use library::check_model;
+pub use library::{check_model, model_costs};
 pub use logs::{ClusterLine, LogBook, LogQuery};
 pub use models::{FetchError, Located, Models, Wanted};
 pub use node::Node;
 pub use status::{
-    ForecastView, MeasuredView, ModelView, NodeView, PlanView, StageView, State, Status,
+    ForecastView, ManyView, MeasuredView, ModelView, NodeView, PlanView, ProofView, StageView,
+    State, Status, SurvivalView,
 };
 
 pub use cairn_engine::SamplerParams;

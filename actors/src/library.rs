@@ -27,6 +27,36 @@ pub fn check_model(path: &Path) -> Result<(), String> {
     })
 }
 
+/// What the parts of a model cost, as its file describes them.
+pub fn model_costs(file: &ModelFile) -> Model {
+    let costs = file.layer_costs();
+    let layers = costs.layers.iter().map(|layer| LayerCost {
+        weight_bytes: layer.weight_bytes,
+        macs_per_row: layer.macs_per_row,
+        kv_bytes_per_token: layer.kv_bytes_per_token,
+        attention_macs_per_token: layer.attention_macs_per_row,
+        ..LayerCost::default()
+    });
+    Model {
+        layers: layers.collect(),
+        embedding: Part {
+            weight_bytes: costs.embedding_bytes,
+            decode_bytes: costs.hidden_row_bytes,
+            macs_per_row: 0,
+        },
+        head: Part {
+            weight_bytes: costs.head_bytes,
+            decode_bytes: costs.head_bytes,
+            macs_per_row: costs.head_macs_per_row,
+        },
+        tied_bytes: match file.tied_embeddings() {
+            Tied::Shared => costs.embedding_bytes,
+            Tied::Separate => 0,
+        },
+        hidden_bytes_per_row: costs.hidden_row_bytes,
+    }
+}
+
 /// Open files and where to get more.
 pub(crate) struct Library {
     models: Arc<dyn Models>,
@@ -99,38 +129,12 @@ impl Library {
 impl Book {
     /// What the planner needs to know.
     pub(crate) fn facts(&self, name: &str) -> ModelFacts {
-        let costs = self.file.layer_costs();
-        let layers = costs.layers.iter().map(|layer| LayerCost {
-            weight_bytes: layer.weight_bytes,
-            macs_per_row: layer.macs_per_row,
-            kv_bytes_per_token: layer.kv_bytes_per_token,
-            attention_macs_per_token: layer.attention_macs_per_row,
-            ..LayerCost::default()
-        });
-        let tied_bytes = match self.file.tied_embeddings() {
-            Tied::Shared => costs.embedding_bytes,
-            Tied::Separate => 0,
-        };
         ModelFacts {
             model: ModelRef {
                 name: name.to_owned(),
                 ..self.model.clone()
             },
-            costs: Model {
-                layers: layers.collect(),
-                embedding: Part {
-                    weight_bytes: costs.embedding_bytes,
-                    decode_bytes: costs.hidden_row_bytes,
-                    macs_per_row: 0,
-                },
-                head: Part {
-                    weight_bytes: costs.head_bytes,
-                    decode_bytes: costs.head_bytes,
-                    macs_per_row: costs.head_macs_per_row,
-                },
-                tied_bytes,
-                hidden_bytes_per_row: costs.hidden_row_bytes,
-            },
+            costs: model_costs(&self.file),
             context_max: u32::try_from(self.file.spec().context_max).unwrap_or(u32::MAX),
         }
     }

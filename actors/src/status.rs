@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cairn_machine::view::View;
-use cairn_wire::control::Plan;
+use cairn_wire::control::{Loss, Plan};
 use cairn_wire::id::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,8 @@ pub struct ModelView {
 pub struct PlanView {
     /// `term@leader.epoch`.
     pub id: String,
+    /// What the model is called.
+    pub model: String,
     /// The strategy that made it.
     pub strategy: String,
     /// In pipeline order.
@@ -84,10 +86,38 @@ pub struct PlanView {
     pub balance: f64,
     /// One line per device: (node name, why).
     pub reasons: Vec<(String, String)>,
+    /// What the loss of each owner means, in stage order.
+    pub survives: Vec<SurvivalView>,
+    /// How good it is known to be, where a search was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<ProofView>,
+}
+
+/// What the loss of an owner means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SurvivalView {
+    /// The owner's name.
+    pub node: String,
+    /// `covered`: its layers are loaded elsewhere; `reload`: the others can hold them; `short`:
+    /// they cannot.
+    pub loss: String,
+    /// What a short cluster lacks.
+    pub bytes_missing: u64,
+}
+
+/// How good a plan is known to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProofView {
+    /// What the search made as small as can be.
+    pub objective_ms: f64,
+    /// No plan can be below.
+    pub lower_bound_ms: f64,
+    /// Whether no better plan exists.
+    pub exact: bool,
 }
 
 /// A stage of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageView {
     /// The owner's name.
     pub node: String,
@@ -99,6 +129,12 @@ pub struct StageView {
     pub planned_memory_bytes: u64,
     /// Resident memory of the owner's process, once it has told.
     pub memory_bytes: u64,
+    /// Memory that the owner has left by the plan.
+    pub free_bytes: u64,
+    /// Forecast time of one decode row in ms.
+    pub decode_ms: f64,
+    /// Forecast time of the first chunk of a prompt in ms.
+    pub prefill_chunk_ms: f64,
 }
 
 /// What the planner expects.
@@ -110,6 +146,21 @@ pub struct ForecastView {
     pub ttft_prompt_tokens: u32,
     /// One stream.
     pub tokens_per_second: f64,
+    /// Of one token's time, what passes on the wires in ms.
+    pub hops_ms: f64,
+    /// Many streams at once.
+    pub many: ManyView,
+}
+
+/// What many streams at once are expected to get.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ManyView {
+    /// How many.
+    pub streams: u32,
+    /// All of them together.
+    pub tokens_per_second: f64,
+    /// Time per token that each of them sees, in ms.
+    pub tpot_ms: f64,
 }
 
 /// What was measured over the last answers.
@@ -221,17 +272,36 @@ impl Snapshot<'_> {
     }
 
     fn plan_view(&self, plan: &Plan) -> PlanView {
-        let stages = plan.stages.iter().map(|stage| StageView {
-            node: self.node_name(stage.node),
-            id: stage.node.to_string(),
-            layers: [stage.first, stage.end],
-            planned_memory_bytes: stage.memory_bytes,
-            memory_bytes: match self.told.statuses.get(&stage.node) {
-                Some(status) => status.resident_bytes,
-                None => 0,
-            },
-        });
         let explain = &plan.explain;
+        let stages = plan.stages.iter().enumerate().map(|(index, stage)| {
+            let expected = explain.stages.get(index);
+            StageView {
+                node: self.node_name(stage.node),
+                id: stage.node.to_string(),
+                layers: [stage.first, stage.end],
+                planned_memory_bytes: stage.memory_bytes,
+                memory_bytes: match self.told.statuses.get(&stage.node) {
+                    Some(status) => status.resident_bytes,
+                    None => 0,
+                },
+                free_bytes: expected.map_or(0, |stage| stage.free_bytes),
+                decode_ms: expected.map_or(0.0, |stage| stage.decode_micros as f64 / 1e3),
+                prefill_chunk_ms: expected
+                    .map_or(0.0, |stage| stage.prefill_chunk_micros as f64 / 1e3),
+            }
+        });
+        let survives = explain.survives.iter().map(|survival| {
+            let (loss, bytes_missing) = match survival.loss {
+                Loss::Covered => ("covered", 0),
+                Loss::Reload => ("reload", 0),
+                Loss::Short(bytes) => ("short", bytes),
+            };
+            SurvivalView {
+                node: self.node_name(survival.node),
+                loss: loss.to_owned(),
+                bytes_missing,
+            }
+        });
         let reasons = explain
             .reasons
             .iter()
@@ -239,12 +309,19 @@ impl Snapshot<'_> {
         let micros_per_token = explain.tpot_micros.max(1) as f64;
         PlanView {
             id: plan.id.to_string(),
+            model: plan.model.name.clone(),
             strategy: explain.strategy.clone(),
             stages: stages.collect(),
             forecast: ForecastView {
                 ttft_ms: explain.ttft_micros as f64 / 1e3,
                 ttft_prompt_tokens: explain.ttft_prompt_tokens,
                 tokens_per_second: 1e6 / micros_per_token,
+                hops_ms: explain.hops_micros as f64 / 1e3,
+                many: ManyView {
+                    streams: explain.many_streams,
+                    tokens_per_second: explain.many_tokens_per_kilosecond as f64 / 1e3,
+                    tpot_ms: explain.many_tpot_micros as f64 / 1e3,
+                },
             },
             measured: self
                 .load
@@ -255,6 +332,12 @@ impl Snapshot<'_> {
                 }),
             balance: f64::from(explain.balance_permille) / 1e3,
             reasons: reasons.collect(),
+            survives: survives.collect(),
+            proof: (explain.lower_bound_nanos > 0).then(|| ProofView {
+                objective_ms: explain.objective_nanos as f64 / 1e6,
+                lower_bound_ms: explain.lower_bound_nanos as f64 / 1e6,
+                exact: explain.lower_bound_nanos == explain.objective_nanos,
+            }),
         }
     }
 

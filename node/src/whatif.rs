@@ -5,10 +5,9 @@
 use std::ops::Range;
 use std::path::Path;
 
-use cairn_engine::{ModelFile, Tied};
-use cairn_planner::{
-    Device, DeviceId, LayerCost, Loss, Model, NoPlan, Objective, Part, Plan, Request, WhatIf,
-};
+use cairn_actors::model_costs;
+use cairn_engine::ModelFile;
+use cairn_planner::{Device, DeviceId, Loss, NoPlan, Objective, Plan, Request, WhatIf};
 
 use crate::cli::{Goal, WhatIfArgs};
 use crate::config::parse_strategy;
@@ -51,7 +50,7 @@ pub(crate) fn run(file: &Path, args: &WhatIfArgs, json: bool) -> Result<(), Fail
         context_tokens: args.context.min(context_max),
         sequences: args.sequences,
         prompt_tokens: args.prompt_tokens.min(context_max),
-        ..Request::new(costs(&model), devices.devices)
+        ..Request::new(model_costs(&model), devices.devices)
     };
     if let Some(split) = &split {
         request.strategy = request.custom(split).map_err(|faults| {
@@ -86,36 +85,6 @@ fn parse_split(text: &str) -> Result<Vec<(String, Range<u32>)>, Failure> {
         })
     });
     entries.collect()
-}
-
-/// The model as the planner sees it.
-fn costs(file: &ModelFile) -> Model {
-    let costs = file.layer_costs();
-    let layers = costs.layers.iter().map(|layer| LayerCost {
-        weight_bytes: layer.weight_bytes,
-        macs_per_row: layer.macs_per_row,
-        kv_bytes_per_token: layer.kv_bytes_per_token,
-        attention_macs_per_token: layer.attention_macs_per_row,
-        ..LayerCost::default()
-    });
-    Model {
-        layers: layers.collect(),
-        embedding: Part {
-            weight_bytes: costs.embedding_bytes,
-            decode_bytes: costs.hidden_row_bytes,
-            macs_per_row: 0,
-        },
-        head: Part {
-            weight_bytes: costs.head_bytes,
-            decode_bytes: costs.head_bytes,
-            macs_per_row: costs.head_macs_per_row,
-        },
-        tied_bytes: match file.tied_embeddings() {
-            Tied::Shared => costs.embedding_bytes,
-            Tied::Separate => 0,
-        },
-        hidden_bytes_per_row: costs.hidden_row_bytes,
-    }
 }
 
 fn page(args: &WhatIfArgs, request: &Request, plan: &Plan) -> PlanPage {

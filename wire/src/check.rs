@@ -158,6 +158,8 @@ fn model(model: &ModelRef) -> Result<(), Violation> {
 fn explain(explain: &Explain) -> Result<(), Violation> {
     text("a strategy's name", &explain.strategy, NAME_BYTES_MAX)?;
     at_most("reasons", explain.reasons.len(), NODES_MAX)?;
+    at_most("stage forecasts", explain.stages.len(), STAGES_MAX)?;
+    at_most("losses", explain.survives.len(), STAGES_MAX)?;
     explain
         .reasons
         .iter()

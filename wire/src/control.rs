@@ -156,10 +156,61 @@ pub struct Explain {
     pub ttft_micros: u64,
     /// The prompt length that `ttft_micros` is for.
     pub ttft_prompt_tokens: u32,
+    /// Of `tpot_micros`, time on the wires.
+    pub hops_micros: u64,
+    /// How many streams the next two speak of.
+    pub many_streams: u32,
+    /// Forecast time per output token that each of many streams sees.
+    pub many_tpot_micros: u64,
+    /// Forecast tokens of all of them together in a thousand seconds.
+    pub many_tokens_per_kilosecond: u64,
+    /// What was made as small as can be, in nanoseconds.
+    pub objective_nanos: u64,
+    /// No plan can be below; 0 when nothing was searched.
+    pub lower_bound_nanos: u64,
+    /// One per stage, in stage order.
+    pub stages: Vec<StageForecast>,
+    /// For every owner, what its loss means.
+    pub survives: Vec<Survival>,
     /// Balance score in thousandths; 1000 is perfectly even.
     pub balance_permille: u32,
     /// One line per device: why this many layers, why none.
     pub reasons: Vec<Reason>,
+}
+
+/// What one stage is expected to do.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`StageForecast`]."))]
+pub struct StageForecast {
+    /// Time of one decode row.
+    pub decode_micros: u64,
+    /// Time of the first chunk of a prompt.
+    pub prefill_chunk_micros: u64,
+    /// Memory that its owner has left.
+    pub free_bytes: u64,
+}
+
+/// What the loss of an owner means.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`Survival`]."))]
+pub struct Survival {
+    /// The owner that is lost.
+    pub node: NodeId,
+    /// What happens then.
+    pub loss: Loss,
+}
+
+/// How a cluster takes the loss of one owner.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`Loss`]."), derive(Debug))]
+#[repr(u8)]
+pub enum Loss {
+    /// Every layer that it held is loaded elsewhere.
+    Covered = 0,
+    /// The others can hold the model, but have to load layers first.
+    Reload = 1,
+    /// The others are that many bytes short.
+    Short(u64) = 2,
 }
 
 /// One line about one device.

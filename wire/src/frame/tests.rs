@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::{ALIGNMENT, PRELUDE_BYTES};
 use crate::control::{
-    Capability, Explain, Heartbeat, LogLevel, LogLine, ModelRef, PeerAddress, Plan, Reason, Role,
-    Stage,
+    Capability, Explain, Heartbeat, LogLevel, LogLine, Loss, ModelRef, PeerAddress, Plan, Reason,
+    Role, Stage, StageForecast, Survival,
 };
 use crate::data::{Ask, DType, FailedWhy, Prefix, SampledToken, Sampling};
 use crate::id::{BootId, NodeId, SequenceId, Term};
@@ -134,6 +134,15 @@ fn plan() -> Plan {
             reasons: vec![Reason {
                 node: NodeId([3; 32]),
                 text: "too slow".to_owned(),
+            }],
+            stages: vec![StageForecast {
+                decode_micros: 1,
+                prefill_chunk_micros: 2,
+                free_bytes: 3,
+            }],
+            survives: vec![Survival {
+                node: NodeId([3; 32]),
+                loss: Loss::Short(4),
             }],
             ..Explain::default()
         },

@@ -1,7 +1,9 @@
 //! Translation between the planner's words and the wire's.
 
 use cairn_planner::{Device, DeviceId, Request, Strategy};
-use cairn_wire::control::{Capability, Explain, Plan, Reason, Stage};
+use cairn_wire::control::{
+    Capability, Explain, Loss, Plan, Reason, Stage, StageForecast, Survival,
+};
 use cairn_wire::id::{NodeId, PlanId};
 
 use super::{Config, ModelFacts};
@@ -72,8 +74,36 @@ pub fn to_wire(
             tpot_micros: solved.forecast.tpot_micros,
             ttft_micros: solved.forecast.ttft_micros,
             ttft_prompt_tokens: solved.forecast.prompt_tokens,
+            hops_micros: solved.forecast.hops_micros,
+            many_streams: solved.forecast.streams,
+            many_tpot_micros: solved.forecast.many_tpot_micros,
+            // Far below 2^53, so the cast is exact enough.
+            many_tokens_per_kilosecond: (solved.forecast.many_tokens_per_second * 1e3) as u64,
+            objective_nanos: solved.proof.objective_nanos,
+            lower_bound_nanos: solved.proof.lower_bound_nanos,
+            stages: solved.forecast.stages.iter().map(stage_forecast).collect(),
+            survives: solved.survives.iter().map(survival).collect(),
             balance_permille: permille(solved.balance),
             reasons,
+        },
+    }
+}
+
+fn stage_forecast(stage: &cairn_planner::StageForecast) -> StageForecast {
+    StageForecast {
+        decode_micros: stage.decode_micros,
+        prefill_chunk_micros: stage.prefill_chunk_micros,
+        free_bytes: stage.free_bytes,
+    }
+}
+
+fn survival(survival: &cairn_planner::Survival) -> Survival {
+    Survival {
+        node: NodeId(survival.device.0),
+        loss: match survival.loss {
+            // Standbys are planned, but not loaded yet.
+            cairn_planner::Loss::Covered | cairn_planner::Loss::Reload => Loss::Reload,
+            cairn_planner::Loss::Short { bytes_missing } => Loss::Short(bytes_missing),
         },
     }
 }
