@@ -467,8 +467,8 @@ pub(crate) struct BenchEngineArgs {
     /// Sequences that go through each pass together
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) streams: u16,
-    /// How often each is timed
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    /// How often each is timed; 0 runs each once and times nothing
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub(crate) rounds: u16,
     /// What keys and values are kept as
     #[arg(long, value_enum, default_value = "f32")]

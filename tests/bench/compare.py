@@ -27,6 +27,8 @@ ROOT = HERE.parent.parent
 FORMATS = ["Q4_0", "Q5_0", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K", "F16"]
 FILE = "file"
 """The model as it was given."""
+CONTEXT = 2048
+"""Positions of a sequence, where memory is compared."""
 NOISE_MAX = 0.1
 """Cores that other programs may take during a round that counts as quiet."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -120,7 +122,7 @@ def measured(command):
     found["noise"] = machine.others(usage.ru_utime + usage.ru_stime)
     found["peak_bytes"] = usage.ru_maxrss * 1024
     # The last samples of a process that is ending are smaller.
-    found["resident_bytes"] = statistics.median(resident[-10:-2] or [0])
+    found["resident_bytes"] = int(statistics.median(resident[-10:-2] or [0]))
     return found
 
 
@@ -165,6 +167,19 @@ class Comparison:
         print(name, threads, streams, summary(case), file=sys.stderr, flush=True)
 
 
+    def memory(self):
+        """What each holds after a prompt that fills its context, and at most. Times nothing."""
+        prompt = CONTEXT - 1
+        flags = ["--threads", "1", "--prefill", str(prompt), "--decode", "0", "--rounds", "0"]
+        own = [*self.ours, "--model", str(self.arguments.model), *flags, "--json"]
+        numbers = map(str, [1, prompt, 0, 1, 0, 512])
+        rival = [self.python, str(HERE / "rival.py"), "speed", str(self.arguments.model), *numbers]
+        sides = {"ours, f32": own, "ours, f16": [*own, "--cache", "f16"], "llama.cpp, f16": rival}
+        found = {side: measured(command) for side, command in sides.items()}
+        keys = ("resident_bytes", "peak_bytes")
+        return {side: {key: found[side][key] for key in keys} for side in found}
+
+
 def summary(case):
     """Medians of one case. Of llama.cpp's batch settings the best median counts."""
 
@@ -185,17 +200,7 @@ def summary(case):
         "weight_bytes": ours("weight_bytes"),
         "read_bytes_per_second": ours("read_bytes_per_second"),
         "noisy": sum(found["noise"] > NOISE_MAX for found in samples) / len(samples),
-        "resident_bytes": [ours("resident_bytes"), memory(case, "resident_bytes")],
-        "peak_bytes": [ours("peak_bytes"), memory(case, "peak_bytes")],
     }
-
-
-def memory(case, key):
-    """llama.cpp's, the leaner of its batch settings."""
-    by_ubatch = {}
-    for found in case["theirs"]:
-        by_ubatch.setdefault(found["ubatch"], []).append(found[key])
-    return min(statistics.median(values) for values in by_ubatch.values())
 
 
 def ratio(ours, theirs):
@@ -249,11 +254,14 @@ def main():
                 comparison.round("Q4_0", models["Q4_0"], max(threads), arguments.streams)
     found = {key: summary(case) for key, case in comparison.samples.items()}
     print(table(found))
+    memory = comparison.memory()
+    for side, held in memory.items():
+        print(f"memory, {side}: {held['resident_bytes'] >> 20} MiB, at most {held['peak_bytes'] >> 20}")
     rows = [
         {"format": name, "threads": count, "streams": streams} | case
         for (name, count, streams), case in found.items()
     ]
-    print(json.dumps({"model": arguments.model.name, "cases": rows}))
+    print(json.dumps({"model": arguments.model.name, "cases": rows, "memory": memory}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ use cairn_engine::{
 };
 
 /// Rows that a sequence may have.
-const CONTEXT: usize = 2048;
+const CONTEXT: usize = 4352;
 
 pub(crate) struct Chain {
     stages: Vec<(Shard, SlotId)>,

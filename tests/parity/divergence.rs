@@ -70,6 +70,11 @@ impl Comparison {
         self.mean(|position| position.divergence)
     }
 
+    /// Perplexity of the scored tokens: recorded, ours.
+    pub(crate) fn perplexities(&self) -> [f64; 2] {
+        [0, 1].map(|which| (-self.mean(|position| position.following[which])).exp())
+    }
+
     fn mean(&self, of: impl Fn(&Position) -> f64) -> f64 {
         self.positions.iter().map(of).sum::<f64>() / self.positions.len() as f64
     }
@@ -78,7 +83,7 @@ impl Comparison {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let worst = self.positions.iter().map(|p| p.divergence);
-        let perplexity = |which: usize| (-self.mean(|p| p.following[which])).exp();
+        let [recorded, ours] = self.perplexities();
         write!(
             f,
             "{} positions: mean divergence {:.5} nats, worst {:.5}, same best token {:.2} %, \
@@ -87,8 +92,8 @@ impl fmt::Display for Comparison {
             self.mean_divergence(),
             worst.fold(0.0, f64::max),
             100.0 * self.mean(|p| f64::from(u8::from(p.same_best))),
-            perplexity(1),
-            perplexity(0),
+            ours,
+            recorded,
         )
     }
 }

@@ -43,11 +43,13 @@ pub(crate) struct Step {
     pub(crate) second_log: f64,
 }
 
-/// A text and the distributions after each of its tokens but the last.
+/// A text and the distributions after some of its tokens.
 pub(crate) struct Recorded {
-    /// One more than there are rows.
+    /// One more than can be scored: the last has nothing after it.
     pub(crate) ids: Vec<u32>,
+    /// The distributions after tokens 0, `stride`, 2 `stride`, …
     pub(crate) rows: Vec<Row>,
+    pub(crate) stride: usize,
 }
 
 /// The distribution after one token of a text. Logarithms are natural.
@@ -70,10 +72,10 @@ pub(crate) fn prompts() -> Vec<Prompt> {
 
 pub(crate) fn text() -> Recorded {
     let mut bytes = Bytes(include_bytes!("fixtures/text.bin"));
-    assert_eq!(&bytes.take::<8>(), b"CAIRNKL1");
-    let (positions, top) = (bytes.u32(), bytes.u32());
-    let ids: Vec<u32> = (0..=positions).map(|_| bytes.u16().into()).collect();
-    let rows = ids[1..].iter().map(|&following| {
+    assert_eq!(&bytes.take::<8>(), b"CAIRNKL2");
+    let (scored, stride, top) = (bytes.u32(), bytes.u32() as usize, bytes.u32());
+    let ids: Vec<u32> = (0..=scored).map(|_| bytes.u16().into()).collect();
+    let rows = ids[1..].iter().step_by(stride).map(|&following| {
         let following_log = bytes.f32().into();
         let rest = bytes.f32().into();
         let tokens: Vec<u32> = (0..top).map(|_| bytes.u16().into()).collect();
@@ -90,7 +92,7 @@ pub(crate) fn text() -> Recorded {
     });
     let rows = rows.collect();
     assert!(bytes.0.is_empty(), "{} bytes too many", bytes.0.len());
-    Recorded { ids, rows }
+    Recorded { ids, rows, stride }
 }
 
 impl Prompt {

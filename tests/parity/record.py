@@ -14,7 +14,7 @@ layout of `text.bin`.
 
 The cache of keys and values is f32, so that llama.cpp's usual rounding of it to f16 is not
 taken for an error of the engine. `--kv f16` and `--full FILE` are for measuring: they
-select the rounded cache, and keep the whole matrix of log-probabilities of the text.
+select the rounded cache, and keep the whole matrix of log-probabilities of the text's scored positions.
 Knows nothing about Cairn: token ids come from llama.cpp's own tokenizer.
 """
 
@@ -31,8 +31,9 @@ import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 GREEDY_TOKENS = 48
-TOP = 128
-POSITIONS = 1100
+TOP = 96
+TOKENS = 4100
+STRIDE = 3
 GGML_TYPES = {"f32": 0, "f16": 1}
 
 # Chosen before any result was seen. A list of messages goes through the model's chat template.
@@ -89,13 +90,13 @@ def main():
     arguments.add_argument("model", type=Path)
     arguments.add_argument("fixtures", type=Path, help="holds text.txt, receives the rest")
     arguments.add_argument("--kv", choices=GGML_TYPES, default="f32")
-    arguments.add_argument("--full", type=Path, help="write only this: f32 (positions, vocabulary)")
+    arguments.add_argument("--full", type=Path, help="write only this: f32 (scored positions, vocabulary)")
     arguments = arguments.parse_args()
 
     kv = GGML_TYPES[arguments.kv]
     model = llama_cpp.Llama(
         str(arguments.model),
-        n_ctx=2048,
+        n_ctx=4352,
         n_batch=512,
         type_k=kv,
         type_v=kv,
@@ -106,12 +107,13 @@ def main():
     )
     text = (arguments.fixtures / "text.txt").read_text(encoding="utf-8")
     ids = model.tokenize(text.encode(), add_bos=False, special=False)
-    assert len(ids) > POSITIONS, len(ids)
+    assert len(ids) > TOKENS, len(ids)
+    ids = ids[: TOKENS + 1]
 
     if arguments.full:
-        score(model, ids).astype("<f4").tofile(arguments.full)
+        score(model, ids[:-1]).astype("<f4").tofile(arguments.full)
         return
-    record_text(model, ids[: POSITIONS + 1], arguments.fixtures / "text.bin")
+    record_text(model, ids, arguments.fixtures / "text.bin")
     record_prompts(model, arguments.model, arguments.fixtures / "prompts.json")
 
 
@@ -122,26 +124,26 @@ def log_probabilities(logits):
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
-def evaluate(model, ids):
-    """Appends `ids` to the context; log-probabilities after each of them."""
+def evaluate(model, ids, stride=1):
+    """Appends `ids` to the context; log-probabilities after the first and every stride-th."""
     first = model.n_tokens
     model.eval(ids)
-    return log_probabilities(model.scores[first : first + len(ids)])
+    return log_probabilities(model.scores[first : first + len(ids) : stride])
 
 
 def score(model, ids):
-    """Log-probabilities after every token of one text from an empty context."""
+    """Log-probabilities after every STRIDE-th token of one text from an empty context."""
     model.reset()
-    return evaluate(model, ids)
+    return evaluate(model, ids, STRIDE)
 
 
 def record_text(model, ids, path):
     rows = score(model, ids[:-1])
     with path.open("wb") as out:
-        out.write(b"CAIRNKL1")
-        out.write(struct.pack("<II", len(rows), TOP))
+        out.write(b"CAIRNKL2")
+        out.write(struct.pack("<III", len(ids) - 1, STRIDE, TOP))
         out.write(np.array(ids, dtype="<u2").tobytes())
-        for row, following in zip(rows, ids[1:]):
+        for row, following in zip(rows, ids[1::STRIDE]):
             order = np.argsort(-row, kind="stable")
             out.write(struct.pack("<ff", row[following], np.exp(row[order[TOP:]]).sum()))
             out.write(order[:TOP].astype("<u2").tobytes())

@@ -8,9 +8,10 @@ use crate::kernel::rows::Block;
 use crate::kernel::simd::{Simd, unrolled};
 use crate::kernel::weights::Weights;
 
-/// How far ahead of their use weights are asked for, where they come from
-/// memory: with one or two rows. The CPU's own prefetcher stops at each page.
-const AHEAD: usize = 4096;
+/// How far ahead of their use weights are asked for: a batch of a few rows waits
+/// for memory like a single one, and for many rows the asking costs little. The
+/// CPU's own prefetcher stops at each page.
+pub(super) const AHEAD: usize = 4096;
 
 /// A strip times `M` rows.
 pub(super) trait Tile {
@@ -49,13 +50,11 @@ impl<W: Weights> Tile for QuantTile<W> {
             let end = inputs.add(len);
             while inputs < end {
                 for within in 0..W::UNIT {
-                    if M <= 2 {
-                        let ahead = quants.wrapping_add(AHEAD);
-                        let mut line = 0;
-                        while line < W::QUANT_BYTES * S::LANES {
-                            S::prefetch(ahead.wrapping_add(line));
-                            line += 64;
-                        }
+                    let ahead = quants.wrapping_add(AHEAD);
+                    let mut line = 0;
+                    while line < W::QUANT_BYTES * S::LANES {
+                        S::prefetch(ahead.wrapping_add(line));
+                        line += 64;
                     }
                     let weights = W::unpack::<S>(quants);
                     let scale = W::scale::<S>(scales, within);
