@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cairn_engine::Threads;
 use cairn_machine::capability::CapabilityMachine;
 use cairn_machine::member::{Config as MemberConfig, Membership, Timing};
 use cairn_machine::pipeline::PipelineMachine;
@@ -73,7 +74,9 @@ pub(crate) async fn start(
     let (root, _) = Actor::spawn(Some(format!("{me}/root")), root, ())
         .await
         .map_err(|error| failed("root", error.to_string()))?;
-    let worker = Worker::start(Arc::clone(wiring))
+    // Asked before any thread of this process is bound.
+    let binding = Threads::for_count(config.threads);
+    let worker = Worker::start(Arc::clone(wiring), binding)
         .map_err(|error| failed("engine thread", error.to_string()))?;
 
     let role = DiscoveryRole::new(Arc::clone(wiring), config.data_dir.clone());
@@ -102,7 +105,7 @@ pub(crate) async fn start(
     });
     let planner = spawn(&root, "planner", role, machine, clock).await?;
 
-    let role = ShardRole::new(Arc::clone(wiring), worker, config.threads);
+    let role = ShardRole::new(Arc::clone(wiring), worker, config.threads, binding);
     let shard = spawn(&root, "shard", role, ShardMachine::default(), clock).await?;
 
     let role = PipelineRole::new(Arc::clone(wiring));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cairn_engine::{LoadProgress, Shard, ShardOptions};
+use cairn_engine::{LoadProgress, Shard, ShardOptions, Threads};
 use cairn_machine::placement;
 use cairn_machine::shard::{Input, Output, ShardMachine};
 use cairn_wire::control::Plan;
@@ -20,14 +20,21 @@ pub(crate) struct ShardRole {
     wiring: Arc<Wiring>,
     worker: Worker,
     threads: usize,
+    binding: Threads,
 }
 
 impl ShardRole {
-    pub(crate) fn new(wiring: Arc<Wiring>, worker: Worker, threads: usize) -> Self {
+    pub(crate) fn new(
+        wiring: Arc<Wiring>,
+        worker: Worker,
+        threads: usize,
+        binding: Threads,
+    ) -> Self {
         Self {
             wiring,
             worker,
             threads,
+            binding,
         }
     }
 
@@ -35,9 +42,12 @@ impl ShardRole {
     fn load(&self, plan: Arc<Plan>, stage: u16) {
         let wiring = Arc::clone(&self.wiring);
         let worker = self.worker.clone();
-        let threads = self.threads;
+        let (threads, binding) = (self.threads, self.binding);
         tokio::task::spawn_blocking(move || {
-            let loaded = load(&wiring, &plan, stage, threads);
+            let loaded = load(&wiring, &plan, stage, |context| ShardOptions {
+                binding,
+                ..ShardOptions::new(context, threads)
+            });
             wiring
                 .gauges
                 .loading_permille
@@ -132,7 +142,12 @@ impl Role for ShardRole {
     }
 }
 
-fn load(wiring: &Wiring, plan: &Plan, stage: u16, threads: usize) -> Result<Shard, String> {
+fn load(
+    wiring: &Wiring,
+    plan: &Plan,
+    stage: u16,
+    options: impl FnOnce(usize) -> ShardOptions,
+) -> Result<Shard, String> {
     let wanted = Wanted::Exact {
         name: plan.model.name.clone(),
         sha256: plan.model.sha256,
@@ -142,7 +157,7 @@ fn load(wiring: &Wiring, plan: &Plan, stage: u16, threads: usize) -> Result<Shar
         .library
         .get(&wanted, &mut |done, total| gauges.loading(done, total))?;
     let range = &plan.stages[usize::from(stage)];
-    let options = ShardOptions::new(plan.context as usize, threads);
+    let options = options(plan.context as usize);
     let progress = &mut |at: LoadProgress| gauges.loading(at.bytes_done, at.bytes_total);
     Shard::load(&book.file, range.first..range.end, &options, progress)
         .map_err(|error| chain(&error))

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use cairn_engine::{
     Batch, BatchSpan, EngineError, Input as Rows, LogitRows, Output, SamplerParams, Shard, SlotId,
-    sample,
+    Threads, kernel::bind_caller, sample,
 };
 use cairn_machine::shard::{Input, Pass, PassItem, PassOutput};
 use cairn_wire::data::{Ask, Prefix, SampledToken, Sampling};
@@ -52,11 +52,16 @@ impl Worker {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(crate) fn start(wiring: Arc<Wiring>) -> std::io::Result<Self> {
+    pub(crate) fn start(wiring: Arc<Wiring>, binding: Threads) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         std::thread::Builder::new()
             .name("cairn-engine".to_owned())
-            .spawn(move || Engine::new(wiring).run(&queue))?;
+            .spawn(move || {
+                if binding == Threads::Pinned {
+                    bind_caller();
+                }
+                Engine::new(wiring).run(&queue);
+            })?;
         Ok(Self { jobs })
     }
 

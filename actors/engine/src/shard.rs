@@ -47,9 +47,22 @@ pub enum Threads {
     /// Where the system puts them.
     #[default]
     Free,
-    /// Each on a core of its own, the thread that loads the shard (which should
-    /// be the one that runs it) included. For a machine that does nothing else.
+    /// Each worker on a core of its own; the first core is for the thread that runs
+    /// the shard, which [`kernel::bind_caller`](crate::kernel::bind_caller) binds.
     Pinned,
+}
+
+impl Threads {
+    /// Pinned when there is a thread for each core that this process may use. A decode
+    /// step's threads sleep between steps, and a system that wakes one on the core of
+    /// the other halves the speed for milliseconds. With fewer threads than cores it is
+    /// the system's business which of them are free.
+    pub fn for_count(threads: usize) -> Threads {
+        match crate::kernel::cores_allowed() {
+            Some(cores) if cores == threads && cores > 1 => Threads::Pinned,
+            Some(_) | None => Threads::Free,
+        }
+    }
 }
 
 impl ShardOptions {

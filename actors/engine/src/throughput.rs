@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use crate::error::EngineError;
 use crate::file::ModelFile;
-use crate::kernel::{Pool, probe};
-use crate::shard::{Batch, BatchSpan, Input, LogitRows, Shard, ShardOptions, SlotId};
+use crate::kernel::{Pool, bind_caller, probe};
+use crate::shard::{Batch, BatchSpan, Input, LogitRows, Shard, ShardOptions, SlotId, Threads};
 
 /// What is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,9 @@ pub fn measure(
         ..options.clone()
     };
     let mut shard = Shard::load(file, 0..file.spec().layers, &options, &mut |_| {})?;
+    if options.binding == Threads::Pinned {
+        bind_caller();
+    }
     let mut found = Throughput {
         weight_bytes: shard.memory().weight_bytes,
         ..Throughput::default()

@@ -39,6 +39,21 @@ const ONE_EPOCH: u64 = 1 << 20;
 
 type Job = *const (dyn Fn(usize, usize) + Sync);
 
+/// Binds the calling thread, which gives the jobs of a pool that is
+/// [`Pool::pinned`], to the first core that it may use.
+pub fn bind_caller() {
+    if let Some(&first) = cores::allowed().first() {
+        cores::pin(first);
+    }
+}
+
+/// How many cores the calling thread may be bound to; `None` where the system
+/// does not tell.
+#[must_use]
+pub fn cores_allowed() -> Option<usize> {
+    Some(cores::allowed().len()).filter(|&count| count > 0)
+}
+
 /// A fixed set of threads; the caller of a job is one of them.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -111,20 +126,16 @@ impl Pool {
         Self::start(threads, &[])
     }
 
-    /// [`Pool::new`] with every thread bound to a core of its own among those
-    /// that this process may use, the calling thread (which should be the one
-    /// that gives the jobs) to the first. Wraps around when there are more
+    /// [`Pool::new`] with every worker bound to a core of its own among those
+    /// that the calling thread may use; the first is left to whoever gives the
+    /// jobs, which [`bind_caller`] binds. Wraps around when there are more
     /// threads than cores; does nothing where the system cannot bind.
     ///
     /// # Panics
     /// As [`Pool::new`].
     #[must_use]
     pub fn pinned(threads: usize) -> Self {
-        let cores = cores::allowed();
-        if let Some(&first) = cores.first() {
-            cores::pin(first);
-        }
-        Self::start(threads, &cores)
+        Self::start(threads, &cores::allowed())
     }
 
     fn start(threads: usize, cores: &[usize]) -> Self {

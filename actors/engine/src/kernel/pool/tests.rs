@@ -131,6 +131,7 @@ fn pinned_threads_stay_on_cores_that_were_allowed() {
     let check = || {
         let allowed = super::cores::allowed();
         let pool = Pool::pinned(3);
+        super::bind_caller();
         let seen = AtomicUsize::new(0);
         pool.for_each(50, &|_, _| {
             let mine = super::cores::allowed();
