@@ -31,8 +31,9 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 const REST_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often the report looks at progress.
 const LOOK: Duration = Duration::from_secs(1);
-/// The network and HTTP are light; a worker per core would only cost memory.
-const WORKER_COUNT_MAX: usize = 4;
+/// Actors and HTTP are light, and a row passes several of them one after the other. With two
+/// workers each such step woke the other worker, on a core that the engine wants.
+const WORKER_COUNT: usize = 1;
 /// Addresses in a join line: more would make it long, and mDNS finds the rest.
 const JOIN_PEERS_MAX: usize = 2;
 
@@ -50,9 +51,8 @@ struct Ground {
 pub(crate) fn run(args: UpArgs) -> Result<(), Failure> {
     let (json, ephemeral) = (args.json, args.ephemeral);
     let ground = prepare(args)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.min(WORKER_COUNT_MAX))
+        .worker_threads(WORKER_COUNT)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

@@ -55,6 +55,9 @@ pub fn measure(
         ..options.clone()
     };
     let mut shard = Shard::load(file, 0..file.spec().layers, &options, &mut |_| {})?;
+    // Beside each round, because the machine's speed moves; a pool that is made for it, because
+    // the shard's own is its own. Made before this thread is bound: threads inherit that.
+    let reader = Pool::new(options.threads);
     if options.binding == Threads::Pinned {
         bind_caller();
     }
@@ -76,12 +79,8 @@ pub fn measure(
         }
         found.prefill.extend(prefill);
         found.decode.extend(decode);
-        // Beside the round, because the machine's speed moves; a pool that is
-        // made for it, because the shard's own is its own.
-        let pool = Pool::new(options.threads);
-        found
-            .read
-            .extend(probe::read_bytes_per_second(&pool, bytes).ok());
+        let read = probe::read_bytes_per_second(&reader, bytes);
+        found.read.extend(read.ok());
     }
     Ok(found)
 }
