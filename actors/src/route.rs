@@ -78,6 +78,7 @@ impl Router {
                 drop(actors.capability.cast(Msg::Fact(fact, guard)));
             }
             Control::Propose(plan) => {
+                let plan = *plan;
                 let fact = placement::Input::Proposed { from, plan };
                 drop(actors.planner.cast(Msg::Fact(fact, guard)));
             }

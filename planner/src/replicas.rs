@@ -24,10 +24,10 @@ pub struct Pipeline {
 
 /// The split into one or more whole pipelines with the most tokens per second of all
 /// streams together; one pipeline over all devices is always among the candidates, so the
-/// answer is never slower than [`plan`] for throughput. No device is in two of them.
+/// answer is never slower than [`plan()`] for throughput. No device is in two of them.
 ///
 /// # Errors
-/// As [`plan`], for the one pipeline over all devices.
+/// As [`plan()`], for the one pipeline over all devices.
 pub fn pipelines(request: &Request) -> Result<Vec<Pipeline>, NoPlan> {
     let request = Request {
         objective: Objective::Throughput,

@@ -20,7 +20,7 @@ pub enum Control {
     /// Once a second: how the sender does.
     Status(NodeStatus),
     /// Leader to every member: load your stage of this plan.
-    Propose(Plan),
+    Propose(Box<Plan>),
     /// Stage owner to leader: the layers are loaded.
     Loaded(Loaded),
     /// Stage owner to leader: the layers cannot be loaded.

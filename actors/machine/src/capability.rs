@@ -39,10 +39,6 @@ pub enum Input {
 }
 
 /// Orders of the capability machine.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a handful a second, each moved once"
-)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Take this node's status and feed it back.

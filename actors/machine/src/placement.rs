@@ -339,7 +339,7 @@ impl PlacementMachine {
     fn deliver_to_self(&mut self, now: Tick) {
         while let Some(announcement) = self.leader.to_self.pop_front() {
             match announcement {
-                Announcement::Propose(plan) => self.proposed(now, self.me, plan),
+                Announcement::Propose(plan) => self.proposed(now, self.me, *plan),
                 Announcement::Adopt(plan) => self.follower.adopt(plan, &mut self.outputs),
                 Announcement::Abandon(abandon) => {
                     self.follower.abandon(abandon.plan, &mut self.outputs);

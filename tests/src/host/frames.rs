@@ -60,7 +60,10 @@ impl Host {
             Control::Status(status) => {
                 Mail::Capability(capability::Input::StatusArrived { from, status })
             }
-            Control::Propose(plan) => Mail::Placement(placement::Input::Proposed { from, plan }),
+            Control::Propose(plan) => {
+                let plan = *plan;
+                Mail::Placement(placement::Input::Proposed { from, plan })
+            }
             Control::Loaded(loaded) => Mail::Placement(placement::Input::Loaded { from, loaded }),
             Control::LoadFailed(failed) => {
                 Mail::Placement(placement::Input::LoadFailed { from, failed })

@@ -171,7 +171,7 @@ fn control_messages() -> Vec<Control> {
             prefill_macs_per_second: 50_000_000_000,
             wish: Some("smollm2".to_owned()),
         }),
-        Control::Propose(plan()),
+        Control::Propose(Box::new(plan())),
         Control::Adopt(plan_id()),
         Control::Logs(vec![LogLine {
             number: 1,
@@ -382,7 +382,7 @@ fn values_out_of_range_are_refused_before_they_are_sent() {
 
 #[test]
 fn a_plan_covers_every_layer_once() {
-    assert!(Control::Propose(plan()).encode().is_ok());
+    assert!(Control::Propose(Box::new(plan())).encode().is_ok());
     let breaks: [fn(&mut Plan); 5] = [
         |plan| plan.stages[1].first = 11,
         |plan| plan.stages[1].first = 9,
@@ -394,7 +394,7 @@ fn a_plan_covers_every_layer_once() {
         let mut plan = plan();
         break_it(&mut plan);
         assert_eq!(
-            Control::Propose(plan).encode().map(drop),
+            Control::Propose(Box::new(plan)).encode().map(drop),
             Err(Violation::Cover),
             "break {number}"
         );
@@ -441,7 +441,7 @@ fn the_largest_legal_messages_encode() {
         };
         limits::NODES_MAX
     ];
-    for message in [peers, logs, Control::Propose(plan)] {
+    for message in [peers, logs, Control::Propose(Box::new(plan))] {
         let encoded = message.encode().expect("within every bound");
         assert_eq!(Control::decode(encoded.bytes()), Ok(message));
     }

@@ -32,7 +32,7 @@ pub(super) struct Exclusion {
 #[derive(Clone, Debug)]
 pub(super) enum Announcement {
     /// Load your stage.
-    Propose(Plan),
+    Propose(Box<Plan>),
     /// It is in force.
     Adopt(PlanId),
     /// It will not be in force.
@@ -211,7 +211,7 @@ impl Leader {
                 }
                 *repeat_at = now.after_millis(REPEAT_MILLIS);
                 for to in waiting.iter().filter(|node| **node != self.config.me) {
-                    let message = Control::Propose(Plan::clone(plan));
+                    let message = Control::Propose(Box::new(Plan::clone(plan)));
                     outputs.push_back(Output::Send { to: *to, message });
                 }
             }
@@ -410,7 +410,7 @@ impl Leader {
             stages: plan.stages.len(),
         }));
         self.told = view.nodes.clone();
-        self.announce(Announcement::Propose(plan.clone()), outputs);
+        self.announce(Announcement::Propose(Box::new(plan.clone())), outputs);
         self.making = Making::Load {
             basis,
             waiting: plan.stages.iter().map(|stage| stage.node).collect(),
