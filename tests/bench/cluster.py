@@ -80,7 +80,8 @@ class Cluster:
 
     def ask(self, messages, tokens_max):
         """One answer: its text, seconds to its first token, and its tokens."""
-        body = {"messages": messages, "max_tokens": tokens_max, "temperature": 0, "stream": True}
+        body = {"messages": messages, "max_tokens": tokens_max, "temperature": 0}
+        body |= {"stream": True, "logprobs": True}
         request = urllib.request.Request(
             f"{self.url}/v1/chat/completions",
             json.dumps(body).encode(),
