@@ -158,6 +158,8 @@ pub(super) trait Simd: Copy {
     /// The low and the high half of each byte.
     unsafe fn load_nibbles(from: *const u8) -> [Self::F; 2];
     unsafe fn to_f32(value: Self::I) -> Self::F;
+    /// The floats whose bits these are.
+    unsafe fn from_bits(bits: Self::I) -> Self::F;
 
     /// The largest magnitude of 32 floats, by the order of their bits: one that
     /// is not a number comes out on top.
@@ -176,20 +178,25 @@ pub(super) trait Simd: Copy {
     /// from the neighbour byte are for the caller to mask off.
     unsafe fn shift<const N: i32>(a: Self::B) -> Self::B;
 
-    /// For each lane `init + sum of weight * input` over the groups
-    /// `FROM..FROM + COUNT` of four inputs; weights unsigned, of at most
+    /// For each of `M` rows and each lane `init + sum of weight * input` over the
+    /// groups `FROM..FROM + COUNT` of four inputs; weights unsigned, of at most
     /// `BITS` <= 6 bits. Exact.
-    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize>(
+    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize, const M: usize>(
         weights: &[Self::B; 8],
-        inputs: *const i8,
-        init: i32,
-    ) -> Self::I;
+        inputs: [*const i8; M],
+        inits: [i32; M],
+    ) -> [Self::I; M];
 
     /// Signed 8-bit weights in the form that [`Simd::dot_signed`] wants.
     unsafe fn signed(weights: Self::B) -> Self::B;
-    /// For each lane the sum of weight * input over all 32 inputs, whose plain
-    /// sum is `input_sum`. Inputs are at least -127. Exact.
-    unsafe fn dot_signed(weights: &[Self::B; 8], inputs: *const i8, input_sum: i32) -> Self::I;
+    /// For each of `M` rows and each lane `init + sum of weight * input` over all 32
+    /// inputs, whose plain sums are `input_sums`. Inputs are at least -127. Exact.
+    unsafe fn dot_signed<const M: usize>(
+        weights: &[Self::B; 8],
+        inputs: [*const i8; M],
+        input_sums: [i32; M],
+        init: i32,
+    ) -> [Self::I; M];
 }
 
 /// `unrolled!(N, i => body)`: `body` for each `i` below the constant `N`, at

@@ -14,7 +14,7 @@
 use std::marker::PhantomData;
 
 use super::rows::Block;
-use super::simd::Simd;
+use super::simd::{Simd, unrolled};
 
 /// How the quants of a block lie in planes.
 pub(super) trait Planes {
@@ -182,13 +182,13 @@ pub(super) trait Weights {
     unsafe fn unpack<S: Simd>(quants: *const u8) -> [S::B; 8];
     /// Of block `within` of the unit whose record `scales` points to.
     unsafe fn scale<S: Simd>(scales: *const u8, within: usize) -> Self::Scale<S>;
-    /// `acc` plus the product of the block with 32 inputs.
-    unsafe fn add<S: Simd>(
-        acc: S::F,
+    /// `sums` plus the products of the block with 32 inputs of each of `M` rows.
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
         weights: &[S::B; 8],
         scale: Self::Scale<S>,
-        x: *const Block,
-    ) -> S::F;
+        x: [*const Block; M],
+    );
 }
 
 /// `scale * (q - OFFSET)`. The offset is taken off the exact integer sum.
@@ -221,48 +221,74 @@ pub(super) type Q4K = SuperMin<Nibbles>;
 pub(super) type Q5K = SuperMin<NibblesBit>;
 pub(super) type Q6K = SuperHalfOffset<NibblesPair, 32>;
 
+/// The bits of [`BIAS`]. An integer of less than 22 bits on top of them makes the float
+/// `BIAS` plus that integer, so a sum that begins here needs no conversion.
+const BIAS_BITS: i32 = 0x4b40_0000;
+/// 1.5 * 2^23
+const BIAS: f32 = 12_582_912.0;
+
+/// What takes the bias off again: `fma(biased, scale, unbias)` is `scale` times the plain
+/// integer, rounded once. Exact, as a scale is a half float (11 bits) times 8 bits at most.
+#[inline(always)]
+unsafe fn unbias<S: Simd>(scale: S::F) -> S::F {
+    // SAFETY: the caller's contract.
+    unsafe { S::mul(scale, S::splat(-BIAS)) }
+}
+
+/// The quants of `M` rows' blocks.
+#[inline(always)]
+unsafe fn quants<const M: usize>(x: [*const Block; M]) -> [*const i8; M] {
+    // SAFETY: the caller's contract.
+    x.map(|x| unsafe { (&raw const (*x).quants).cast() })
+}
+
 /// All groups of a block, of values that `P` holds.
 #[inline(always)]
-unsafe fn dot<S: Simd, P: Planes>(weights: &[S::B; 8], x: *const Block, init: i32) -> S::I {
+unsafe fn dot<S: Simd, P: Planes, const M: usize>(
+    weights: &[S::B; 8],
+    x: [*const Block; M],
+    inits: [i32; M],
+) -> [S::I; M] {
     // SAFETY: the caller's contract. The bits are constants; three cases cover
     // them because a constant parameter cannot be another's expression.
     unsafe {
-        let inputs = (&raw const (*x).quants).cast();
         match P::BITS {
-            0..=4 => S::dot::<4, 0, 8>(weights, inputs, init),
-            5 => S::dot::<5, 0, 8>(weights, inputs, init),
-            _ => S::dot::<6, 0, 8>(weights, inputs, init),
+            0..=4 => S::dot::<4, 0, 8, M>(weights, quants(x), inits),
+            5 => S::dot::<5, 0, 8, M>(weights, quants(x), inits),
+            _ => S::dot::<6, 0, 8, M>(weights, quants(x), inits),
         }
     }
 }
 
 /// The two halves of a block, each scaled, not yet by the inputs' scale.
 #[inline(always)]
-unsafe fn dot_halves<S: Simd, P: Planes>(
+unsafe fn dot_halves<S: Simd, P: Planes, const M: usize>(
     weights: &[S::B; 8],
     scales: [S::F; 2],
-    x: *const Block,
-    inits: [i32; 2],
-) -> S::F {
+    x: [*const Block; M],
+    mut inits: [[i32; M]; 2],
+) -> [S::F; M] {
     // SAFETY: the caller's contract.
     unsafe {
-        let inputs: *const i8 = (&raw const (*x).quants).cast();
+        unrolled!(M, m => inits[0][m] = inits[0][m].wrapping_add(BIAS_BITS));
         let (low, high) = if P::BITS <= 4 {
             (
-                S::dot::<4, 0, 4>(weights, inputs, inits[0]),
-                S::dot::<4, 4, 4>(weights, inputs, inits[1]),
+                S::dot::<4, 0, 4, M>(weights, quants(x), inits[0]),
+                S::dot::<4, 4, 4, M>(weights, quants(x), inits[1]),
             )
         } else {
             (
-                S::dot::<6, 0, 4>(weights, inputs, inits[0]),
-                S::dot::<6, 4, 4>(weights, inputs, inits[1]),
+                S::dot::<6, 0, 4, M>(weights, quants(x), inits[0]),
+                S::dot::<6, 4, 4, M>(weights, quants(x), inits[1]),
             )
         };
-        S::fma(
-            S::to_f32(high),
-            scales[1],
-            S::mul(S::to_f32(low), scales[0]),
-        )
+        let mut sums = [S::splat(0.0); M];
+        let unbias = unbias::<S>(scales[0]);
+        unrolled!(M, m => {
+            let low = S::fma(S::from_bits(low[m]), scales[0], unbias);
+            sums[m] = S::fma(S::to_f32(high[m]), scales[1], low);
+        });
+        sums
     }
 }
 
@@ -282,9 +308,23 @@ impl<P: Planes, const OFFSET: i32> Weights for Offset<P, OFFSET> {
         S::load_f16(scales.cast())
     }
     #[inline(always)]
-    unsafe fn add<S: Simd>(acc: S::F, weights: &[S::B; 8], scale: S::F, x: *const Block) -> S::F {
-        let sum = dot::<S, P>(weights, x, (*x).sum.wrapping_mul(-OFFSET));
-        S::fma(S::mul(S::to_f32(sum), scale), S::splat((*x).scale), acc)
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
+        weights: &[S::B; 8],
+        scale: S::F,
+        x: [*const Block; M],
+    ) {
+        let mut inits = [0; M];
+        unrolled!(M, m => {
+            let offset = (*x[m]).sum.wrapping_mul(OFFSET);
+            inits[m] = BIAS_BITS.wrapping_sub(offset);
+        });
+        let dots = dot::<S, P, M>(weights, x, inits);
+        let unbias = unbias::<S>(scale);
+        unrolled!(M, m => {
+            let dot = S::fma(S::from_bits(dots[m]), scale, unbias);
+            sums[m] = S::fma(dot, S::splat((*x[m]).scale), sums[m]);
+        });
     }
 }
 
@@ -307,15 +347,19 @@ impl<P: Planes> Weights for Min<P> {
         ]
     }
     #[inline(always)]
-    unsafe fn add<S: Simd>(
-        acc: S::F,
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
         weights: &[S::B; 8],
         [scale, min]: [S::F; 2],
-        x: *const Block,
-    ) -> S::F {
-        let sum = dot::<S, P>(weights, x, 0);
-        let acc = S::fma(S::mul(S::to_f32(sum), scale), S::splat((*x).scale), acc);
-        S::fma(min, S::splat((*x).scaled_sum), acc)
+        x: [*const Block; M],
+    ) {
+        let dots = dot::<S, P, M>(weights, x, [BIAS_BITS; M]);
+        let unbias = unbias::<S>(scale);
+        unrolled!(M, m => {
+            let dot = S::fma(S::from_bits(dots[m]), scale, unbias);
+            let sum = S::fma(dot, S::splat((*x[m]).scale), sums[m]);
+            sums[m] = S::fma(min, S::splat((*x[m]).scaled_sum), sum);
+        });
     }
 }
 
@@ -340,9 +384,20 @@ impl Weights for Signed {
         S::load_f16(scales.cast())
     }
     #[inline(always)]
-    unsafe fn add<S: Simd>(acc: S::F, weights: &[S::B; 8], scale: S::F, x: *const Block) -> S::F {
-        let sum = S::dot_signed(weights, (&raw const (*x).quants).cast(), (*x).sum);
-        S::fma(S::mul(S::to_f32(sum), scale), S::splat((*x).scale), acc)
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
+        weights: &[S::B; 8],
+        scale: S::F,
+        x: [*const Block; M],
+    ) {
+        let mut input_sums = [0; M];
+        unrolled!(M, m => input_sums[m] = (*x[m]).sum);
+        let dots = S::dot_signed::<M>(weights, quants(x), input_sums, BIAS_BITS);
+        let unbias = unbias::<S>(scale);
+        unrolled!(M, m => {
+            let dot = S::fma(S::from_bits(dots[m]), scale, unbias);
+            sums[m] = S::fma(dot, S::splat((*x[m]).scale), sums[m]);
+        });
     }
 }
 
@@ -368,13 +423,13 @@ impl<P: Planes> Weights for SuperMin<P> {
         ]
     }
     #[inline(always)]
-    unsafe fn add<S: Simd>(
-        acc: S::F,
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
         weights: &[S::B; 8],
         scale: [S::F; 2],
-        x: *const Block,
-    ) -> S::F {
-        Min::<P>::add::<S>(acc, weights, scale, x)
+        x: [*const Block; M],
+    ) {
+        Min::<P>::add::<S, M>(sums, weights, scale, x);
     }
 }
 
@@ -399,16 +454,20 @@ impl<P: Planes, const OFFSET: i32> Weights for SuperHalfOffset<P, OFFSET> {
         ]
     }
     #[inline(always)]
-    unsafe fn add<S: Simd>(
-        acc: S::F,
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
         weights: &[S::B; 8],
         scale: [S::F; 2],
-        x: *const Block,
-    ) -> S::F {
-        let [low, high] = (*x).half_sums;
-        let inits = [low.wrapping_mul(-OFFSET), high.wrapping_mul(-OFFSET)];
-        let sum = dot_halves::<S, P>(weights, scale, x, inits);
-        S::fma(sum, S::splat((*x).scale), acc)
+        x: [*const Block; M],
+    ) {
+        let mut inits = [[0; M]; 2];
+        unrolled!(M, m => {
+            let [low, high] = (*x[m]).half_sums;
+            inits[0][m] = low.wrapping_mul(-OFFSET);
+            inits[1][m] = high.wrapping_mul(-OFFSET);
+        });
+        let dots = dot_halves::<S, P, M>(weights, scale, x, inits);
+        unrolled!(M, m => sums[m] = S::fma(dots[m], S::splat((*x[m]).scale), sums[m]));
     }
 }
 
@@ -435,15 +494,17 @@ impl<P: Planes> Weights for SuperHalfMin<P> {
         ]
     }
     #[inline(always)]
-    unsafe fn add<S: Simd>(
-        acc: S::F,
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
         weights: &[S::B; 8],
         [scales, mins]: [[S::F; 2]; 2],
-        x: *const Block,
-    ) -> S::F {
-        let sum = dot_halves::<S, P>(weights, scales, x, [0, 0]);
-        let acc = S::fma(sum, S::splat((*x).scale), acc);
-        let acc = S::fma(mins[0], S::splat((*x).scaled_half_sums[0]), acc);
-        S::fma(mins[1], S::splat((*x).scaled_half_sums[1]), acc)
+        x: [*const Block; M],
+    ) {
+        let dots = dot_halves::<S, P, M>(weights, scales, x, [[0; M]; 2]);
+        unrolled!(M, m => {
+            let sum = S::fma(dots[m], S::splat((*x[m]).scale), sums[m]);
+            let sum = S::fma(mins[0], S::splat((*x[m]).scaled_half_sums[0]), sum);
+            sums[m] = S::fma(mins[1], S::splat((*x[m]).scaled_half_sums[1]), sum);
+        });
     }
 }

@@ -40,15 +40,17 @@ impl<W: Weights> Tile for QuantTile<W> {
     unsafe fn tile<S: Simd, const M: usize>(
         mut scales: *const u8,
         mut quants: *const u8,
-        mut inputs: *const Block,
+        inputs: *const Block,
         len: usize,
     ) -> [S::F; M] {
         // SAFETY: the caller's contract: `len` blocks in the strip and in each
         // row, `len` a multiple of the unit.
         unsafe {
             let mut sums = [S::splat(0.0); M];
+            let mut rows = [inputs; M];
+            unrolled!(M, m => rows[m] = inputs.wrapping_add(m.wrapping_mul(len)));
             let end = inputs.add(len);
-            while inputs < end {
+            while rows[0] < end {
                 for within in 0..W::UNIT {
                     let ahead = quants.wrapping_add(AHEAD);
                     let mut line = 0;
@@ -58,11 +60,9 @@ impl<W: Weights> Tile for QuantTile<W> {
                     }
                     let weights = W::unpack::<S>(quants);
                     let scale = W::scale::<S>(scales, within);
-                    unrolled!(M, m => {
-                        sums[m] = W::add::<S>(sums[m], &weights, scale, inputs.add(m * len));
-                    });
+                    W::add::<S, M>(&mut sums, &weights, scale, rows);
+                    unrolled!(M, m => rows[m] = rows[m].wrapping_add(1));
                     quants = quants.add(W::QUANT_BYTES * S::LANES);
-                    inputs = inputs.add(1);
                 }
                 scales = scales.add(W::SCALE_BYTES * S::LANES);
             }

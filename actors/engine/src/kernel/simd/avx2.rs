@@ -21,7 +21,7 @@ use std::arch::x86_64::{
     _mm256_sub_ps,
 };
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, unrolled};
 
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Avx2;
@@ -144,6 +144,10 @@ impl Simd for Avx2 {
     unsafe fn to_f32(value: __m256i) -> __m256 {
         _mm256_cvtepi32_ps(value)
     }
+    #[inline(always)]
+    unsafe fn from_bits(bits: __m256i) -> __m256 {
+        _mm256_castsi256_ps(bits)
+    }
 
     #[inline(always)]
     unsafe fn magnitude(from: *const f32) -> f32 {
@@ -205,11 +209,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize>(
+    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize, const M: usize>(
         weights: &[__m256i; 8],
-        inputs: *const i8,
-        init: i32,
-    ) -> __m256i {
+        inputs: [*const i8; M],
+        inits: [i32; M],
+    ) -> [__m256i; M] {
         // Sums of `maddubs` that fit into 16 bits.
         let run = const {
             match BITS {
@@ -219,20 +223,24 @@ impl Simd for Avx2 {
                 _ => panic!("wider weights saturate"),
             }
         };
-        let mut total = _mm256_set1_epi32(init);
-        let mut group = FROM;
-        while group < FROM + COUNT {
-            let mut sum = _mm256_maddubs_epi16(weights[group], four(inputs, group));
-            let mut next = group + 1;
-            while next < group + run && next < FROM + COUNT {
-                let product = _mm256_maddubs_epi16(weights[next], four(inputs, next));
-                sum = _mm256_add_epi16(sum, product);
-                next += 1;
+        let mut totals = [_mm256_setzero_si256(); M];
+        unrolled!(M, m => {
+            let mut total = _mm256_set1_epi32(inits[m]);
+            let mut group = FROM;
+            while group < FROM + COUNT {
+                let mut sum = _mm256_maddubs_epi16(weights[group], four(inputs[m], group));
+                let mut next = group + 1;
+                while next < group + run && next < FROM + COUNT {
+                    let product = _mm256_maddubs_epi16(weights[next], four(inputs[m], next));
+                    sum = _mm256_add_epi16(sum, product);
+                    next += 1;
+                }
+                total = _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+                group = next;
             }
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
-            group = next;
-        }
-        total
+            totals[m] = total;
+        });
+        totals
     }
 
     #[inline(always)]
@@ -240,14 +248,22 @@ impl Simd for Avx2 {
         weights
     }
     #[inline(always)]
-    unsafe fn dot_signed(weights: &[__m256i; 8], inputs: *const i8, _input_sum: i32) -> __m256i {
-        let mut total = _mm256_setzero_si256();
-        for (group, &weights) in weights.iter().enumerate() {
-            // |weight| <= 128 and |input| <= 127: 2 * 128 * 127 = 32,512 fits.
-            let inputs = _mm256_sign_epi8(four(inputs, group), weights);
-            let sum = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), inputs);
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
-        }
-        total
+    unsafe fn dot_signed<const M: usize>(
+        weights: &[__m256i; 8],
+        inputs: [*const i8; M],
+        _input_sums: [i32; M],
+        init: i32,
+    ) -> [__m256i; M] {
+        let mut totals = [_mm256_set1_epi32(init); M];
+        unrolled!(M, m => {
+            for (group, &weights) in weights.iter().enumerate() {
+                // |weight| <= 128 and |input| <= 127: 2 * 128 * 127 = 32,512 fits.
+                let inputs = _mm256_sign_epi8(four(inputs[m], group), weights);
+                let sum = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), inputs);
+                let sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+                totals[m] = _mm256_add_epi32(totals[m], sum);
+            }
+        });
+        totals
     }
 }

@@ -8,12 +8,12 @@ use std::arch::x86_64::{
     _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32,
     _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_epi32, _mm512_max_ps,
     _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_reduce_add_epi32,
-    _mm512_reduce_max_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_sll_epi16,
-    _mm512_slli_epi32, _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
-    _mm512_xor_si512,
+    _mm512_reduce_max_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_si512, _mm512_sll_epi16, _mm512_slli_epi32, _mm512_srl_epi16, _mm512_srli_epi32,
+    _mm512_storeu_ps, _mm512_sub_ps, _mm512_xor_si512,
 };
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, unrolled};
 
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Avx512Vnni;
@@ -118,6 +118,10 @@ impl Simd for Avx512Vnni {
     unsafe fn to_f32(value: __m512i) -> __m512 {
         _mm512_cvtepi32_ps(value)
     }
+    #[inline(always)]
+    unsafe fn from_bits(bits: __m512i) -> __m512 {
+        _mm512_castsi512_ps(bits)
+    }
 
     #[inline(always)]
     unsafe fn magnitude(from: *const f32) -> f32 {
@@ -164,18 +168,23 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize>(
+    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize, const M: usize>(
         weights: &[__m512i; 8],
-        inputs: *const i8,
-        init: i32,
-    ) -> __m512i {
-        let mut total = _mm512_set1_epi32(init);
+        inputs: [*const i8; M],
+        inits: [i32; M],
+    ) -> [__m512i; M] {
+        let mut totals = [_mm512_setzero_si512(); M];
+        unrolled!(M, m => totals[m] = _mm512_set1_epi32(inits[m]));
+        // Row by row, each step would wait five cycles for the one before.
         let mut group = FROM;
         while group < FROM + COUNT {
-            total = _mm512_dpbusd_epi32(total, weights[group], four(inputs, group));
+            let weights = weights[group];
+            unrolled!(M, m => {
+                totals[m] = _mm512_dpbusd_epi32(totals[m], weights, four(inputs[m], group));
+            });
             group += 1;
         }
-        total
+        totals
     }
 
     /// Plus 128, because `dpbusd` takes its first operand unsigned.
@@ -184,11 +193,14 @@ impl Simd for Avx512Vnni {
         _mm512_xor_si512(weights, _mm512_set1_epi8(i8::MIN))
     }
     #[inline(always)]
-    unsafe fn dot_signed(weights: &[__m512i; 8], inputs: *const i8, input_sum: i32) -> __m512i {
-        let mut total = _mm512_set1_epi32(input_sum.wrapping_mul(-128));
-        for (group, &weights) in weights.iter().enumerate() {
-            total = _mm512_dpbusd_epi32(total, weights, four(inputs, group));
-        }
-        total
+    unsafe fn dot_signed<const M: usize>(
+        weights: &[__m512i; 8],
+        inputs: [*const i8; M],
+        input_sums: [i32; M],
+        init: i32,
+    ) -> [__m512i; M] {
+        let mut inits = [0; M];
+        unrolled!(M, m => inits[m] = init.wrapping_sub(input_sums[m].wrapping_mul(128)));
+        Self::dot::<8, 0, 8, M>(weights, inputs, inits)
     }
 }

@@ -98,6 +98,10 @@ impl Simd for Portable {
     unsafe fn to_f32(value: Self::I) -> Self::F {
         value.map(|value| value as f32)
     }
+    #[inline(always)]
+    unsafe fn from_bits(bits: Self::I) -> Self::F {
+        bits.map(|bits| f32::from_bits(bits.cast_unsigned()))
+    }
 
     #[inline(always)]
     unsafe fn magnitude(from: *const f32) -> f32 {
@@ -141,22 +145,25 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize>(
+    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize, const M: usize>(
         weights: &[Self::B; 8],
-        inputs: *const i8,
-        init: i32,
-    ) -> Self::I {
-        let inputs: [i8; 32] = array(inputs);
-        let mut sums = [init; LANES];
-        for group in FROM..FROM + COUNT {
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                for i in 0..4 {
-                    let weight = i32::from(weights[group][4 * lane + i]);
-                    *sum += weight * i32::from(inputs[4 * group + i]);
+        inputs: [*const i8; M],
+        inits: [i32; M],
+    ) -> [Self::I; M] {
+        let mut totals = [[0; LANES]; M];
+        for (m, sums) in totals.iter_mut().enumerate() {
+            let inputs: [i8; 32] = array(inputs[m]);
+            *sums = [inits[m]; LANES];
+            for group in FROM..FROM + COUNT {
+                for (lane, sum) in sums.iter_mut().enumerate() {
+                    for i in 0..4 {
+                        let weight = i32::from(weights[group][4 * lane + i]);
+                        *sum += weight * i32::from(inputs[4 * group + i]);
+                    }
                 }
             }
         }
-        sums
+        totals
     }
 
     #[inline(always)]
@@ -164,17 +171,24 @@ impl Simd for Portable {
         weights
     }
     #[inline(always)]
-    unsafe fn dot_signed(weights: &[Self::B; 8], inputs: *const i8, _input_sum: i32) -> Self::I {
-        let inputs: [i8; 32] = array(inputs);
-        let mut sums = [0; LANES];
-        for (group, weights) in weights.iter().enumerate() {
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                for i in 0..4 {
-                    let weight = i32::from(weights[4 * lane + i].cast_signed());
-                    *sum += weight * i32::from(inputs[4 * group + i]);
+    unsafe fn dot_signed<const M: usize>(
+        weights: &[Self::B; 8],
+        inputs: [*const i8; M],
+        _input_sums: [i32; M],
+        init: i32,
+    ) -> [Self::I; M] {
+        let mut totals = [[init; LANES]; M];
+        for (sums, inputs) in totals.iter_mut().zip(inputs) {
+            let inputs: [i8; 32] = array(inputs);
+            for (group, weights) in weights.iter().enumerate() {
+                for (lane, sum) in sums.iter_mut().enumerate() {
+                    for i in 0..4 {
+                        let weight = i32::from(weights[4 * lane + i].cast_signed());
+                        *sum += weight * i32::from(inputs[4 * group + i]);
+                    }
                 }
             }
         }
-        sums
+        totals
     }
 }
