@@ -243,12 +243,16 @@ impl PipelineMachine {
                 rows,
                 ask,
             };
-            self.outbox.send(to, token_rows(plan, span, chunk));
+            self.outbox
+                .send(to, token_rows(plan, vec![span], chunk.to_vec()));
             position += rows;
         }
     }
 
     fn sampled(&mut self, now: Tick, from: NodeId, sampled: Sampled) {
+        // Sequences whose rows were computed together go on together: one frame, one pass.
+        let (mut spans, mut tokens) = (Vec::new(), Vec::new());
+        let mut first = None;
         for token in sampled.tokens {
             let Some(sequence) = self.running.get_mut(&token.sequence) else {
                 continue;
@@ -258,26 +262,35 @@ impl PipelineMachine {
             // One token per position: a repeat is dropped, a token out of turn too.
             if rightful && token.position == sequence.length {
                 sequence.progress = now;
-                self.take_token(now, token.sequence, token.token, token.logprob);
+                first = owner(plan, 0);
+                let (id, token, logprob) = (token.sequence, token.token, token.logprob);
+                if let Some(span) = self.take_token(now, id, token, logprob) {
+                    spans.push(span);
+                    tokens.push(token);
+                }
             }
+        }
+        if let (Some(first), false) = (first, spans.is_empty()) {
+            let frame = token_rows(sampled.plan, spans, tokens);
+            self.outbox.send(first, frame);
         }
     }
 
-    fn take_token(&mut self, now: Tick, id: SequenceId, token: u32, logprob: f32) {
+    /// Takes a token of a sequence; the row that goes down the stages next, if it goes on.
+    fn take_token(&mut self, now: Tick, id: SequenceId, token: u32, logprob: f32) -> Option<Span> {
         let sequence = self.running.get_mut(&id).expect("the caller found it");
         let Purpose::Answer(request) = sequence.purpose else {
             self.end_probe(id, Ok(()));
-            return;
+            return None;
         };
         if sequence.request.end_tokens.contains(&token) {
             self.finish(now, id, request, Finish::EndToken);
-            return;
+            return None;
         }
         let position = sequence.length;
         sequence.length += 1;
         sequence.fed.push(token);
         let full = sequence.length == sequence.length_max;
-        let (plan, first) = (sequence.plan.id, owner(&sequence.plan, 0));
         self.outbox.push(Output::Token {
             id: request,
             token,
@@ -287,16 +300,14 @@ impl PipelineMachine {
             // The last token ends the answer instead of going down the stages.
             sequence.fed.pop();
             self.finish(now, id, request, Finish::Length);
-            return;
+            return None;
         }
-        let span = Span {
+        Some(Span {
             sequence: id,
             position,
             rows: 1,
             ask: Ask::Token,
-        };
-        let first = first.expect("a plan has stages");
-        self.outbox.send(first, token_rows(plan, span, &[token]));
+        })
     }
 
     fn finish(&mut self, now: Tick, id: SequenceId, request: RequestId, finish: Finish) {
@@ -494,14 +505,14 @@ impl Sequence {
 }
 
 /// Rows for the first stage, which embeds the tokens itself.
-fn token_rows(plan: PlanId, span: Span, tokens: &[u32]) -> DataFrame {
+fn token_rows(plan: PlanId, spans: Vec<Span>, tokens: Vec<u32>) -> DataFrame {
     let header = Rows {
         plan,
         stage: 0,
         dtype: DType::F32,
         width: 0,
-        spans: vec![span],
-        tokens: tokens.to_vec(),
+        spans,
+        tokens,
     };
     DataFrame::Rows(RowsFrame::build(&header, &[]))
 }

@@ -17,6 +17,7 @@ use crate::view::View;
 use crate::{Machine, Tick};
 
 mod fact;
+mod groups;
 mod queue;
 mod stage;
 
@@ -24,6 +25,7 @@ mod stage;
 mod tests;
 
 pub use fact::{Input, Output, Pass, PassItem, PassOutput};
+use groups::Groups;
 use queue::Queue;
 use stage::{Admission, Kept, Stage};
 
@@ -80,7 +82,7 @@ impl ShardMachine {
         self.stages.values().map(|stage| stage.queue.rows()).sum()
     }
 
-    fn members_changed(&mut self, view: View) {
+    fn members_changed(&mut self, now: Tick, view: View) {
         let gone: Vec<NodeId> = self.view.nodes.difference(&view.nodes).copied().collect();
         self.view = view;
         for node in &gone {
@@ -92,18 +94,20 @@ impl ShardMachine {
             .filter_map(|(id, stage)| Some((*id, self.view.missing_owner(&stage.plan)?)))
             .collect();
         for (plan, node) in broken {
-            self.fail_all(plan, node);
+            self.fail_all(now, plan, node);
             if self.adopted != Some(plan) {
                 self.unload(plan);
             }
         }
         let plans: Vec<PlanId> = self.stages.keys().copied().collect();
         for plan in plans {
-            for sequence in self.close_where(plan, |sequence| gone.contains(&sequence.driver)) {
+            for sequence in self.close_where(now, plan, |sequence| gone.contains(&sequence.driver))
+            {
                 self.close_below(plan, sequence);
             }
             self.retire_if_done(plan);
         }
+        self.compute(now);
     }
 
     fn unload(&mut self, plan: PlanId) {
@@ -114,12 +118,12 @@ impl ShardMachine {
 
     /// Ends all sequences of a plan that has lost an owner. Their drivers are told: one that
     /// still hears that owner would wait for ever.
-    fn fail_all(&mut self, plan: PlanId, node: NodeId) {
+    fn fail_all(&mut self, now: Tick, plan: PlanId, node: NodeId) {
         let Some(stage) = self.stages.get(&plan) else {
             return;
         };
         let index = stage.index;
-        for sequence in self.close_where(plan, |_| true) {
+        for sequence in self.close_where(now, plan, |_| true) {
             self.close_below(plan, sequence);
             if self.view.nodes.contains(&sequence.driver) {
                 self.fail(plan, index, sequence, FailedWhy::Lost(node), String::new());
@@ -145,13 +149,14 @@ impl ShardMachine {
 
     fn close_where(
         &mut self,
+        now: Tick,
         plan: PlanId,
         matches: impl Fn(&SequenceId) -> bool,
     ) -> Vec<SequenceId> {
         let Some(stage) = self.stages.get_mut(&plan) else {
             return Vec::new();
         };
-        let (live, ended) = stage.remove_where(matches);
+        let (live, ended) = stage.remove_where(now, matches);
         for sequence in live.iter().chain(&ended) {
             let sequence = *sequence;
             self.outbox.push(Output::CloseSlot { plan, sequence });
@@ -178,11 +183,11 @@ impl ShardMachine {
         }
     }
 
-    fn arrived(&mut self, from: NodeId, frame: DataFrame) {
+    fn arrived(&mut self, now: Tick, from: NodeId, frame: DataFrame) {
         match frame {
-            DataFrame::Rows(rows) => self.rows_arrived(from, rows),
+            DataFrame::Rows(rows) => self.rows_arrived(now, from, rows),
             DataFrame::Open(open) => self.open_arrived(from, open),
-            DataFrame::Close(close) => self.close_arrived(from, close),
+            DataFrame::Close(close) => self.close_arrived(now, from, close),
             // These are for drivers and links; a peer that sends them to a stage errs.
             DataFrame::Sampled(_) | DataFrame::Failed(_) | DataFrame::Credit(_) => {
                 self.counters.refused += 1;
@@ -256,13 +261,13 @@ impl ShardMachine {
         }
     }
 
-    fn close_arrived(&mut self, from: NodeId, close: Close) {
+    fn close_arrived(&mut self, now: Tick, from: NodeId, close: Close) {
         if !self.admit(from, close.plan, close.stage, close.sequence.driver) {
             return;
         }
         let stage = self.stages.get_mut(&close.plan).expect("admitted");
         let (plan, sequence) = (close.plan, close.sequence);
-        match stage.close(sequence) {
+        match stage.close(now, sequence) {
             None => {}
             Some(Kept::Rows) => self.outbox.push(Output::RetainSlot { plan, sequence }),
             Some(Kept::Nothing) => self.outbox.push(Output::CloseSlot { plan, sequence }),
@@ -273,9 +278,11 @@ impl ShardMachine {
                 .send(to, DataFrame::Close(Close { stage, ..close }));
         }
         self.retire_if_done(close.plan);
+        // Others may have waited for its next row.
+        self.compute(now);
     }
 
-    fn rows_arrived(&mut self, from: NodeId, frame: RowsFrame) {
+    fn rows_arrived(&mut self, now: Tick, from: NodeId, frame: RowsFrame) {
         let (plan, index) = (frame.plan(), frame.stage());
         let mut offset = 0;
         for span in frame.spans() {
@@ -286,39 +293,38 @@ impl ShardMachine {
                 continue;
             }
             let stage = self.stages.get_mut(&plan).expect("admitted");
-            match stage.take(span, at, &frame) {
+            match stage.take(now, span, at, &frame) {
                 Ok(replayed) => self.counters.replayed_rows += u64::from(replayed),
                 Err((why, detail)) => self.fail(plan, index, sequence, why, detail),
             }
         }
-        self.compute();
+        self.compute(now);
     }
 
     /// Orders the next pass when the engine is free.
-    fn compute(&mut self) {
+    fn compute(&mut self, now: Tick) {
         if self.running.is_some() {
             return;
         }
         // The newest plan first: older ones only finish what they have.
-        let next = self.stages.iter_mut().rev().find(|(_, stage)| {
+        let next = self.stages.iter_mut().rev().find_map(|(plan, stage)| {
             let next = owner(&stage.plan, stage.index + 1);
             let blocked = next.is_some_and(|to| self.outbox.waiting(to) >= OUTBOX_MAX);
-            !stage.queue.is_empty() && !blocked
+            (stage.has_pass(now) && !blocked).then_some((*plan, stage))
         });
         let Some((plan, stage)) = next else {
             return;
         };
-        let items = stage.next_pass();
+        let items = stage.next_pass(now);
         self.running = Some(Running {
-            plan: *plan,
+            plan,
             spans: items.iter().map(|item| item.span).collect(),
             tokens: items.iter().flat_map(PassItem::tokens).collect(),
         });
-        let plan = *plan;
         self.outbox.push(Output::Forward(Pass { plan, items }));
     }
 
-    fn pass_done(&mut self, plan: PlanId, result: Result<PassOutput, String>) {
+    fn pass_done(&mut self, now: Tick, plan: PlanId, result: Result<PassOutput, String>) {
         let Some(running) = self.running.take_if(|running| running.plan == plan) else {
             return;
         };
@@ -340,7 +346,7 @@ impl ShardMachine {
             }
         }
         self.retire_if_done(plan);
-        self.compute();
+        self.compute(now);
     }
 
     fn send_sampled(&mut self, plan: PlanId, sampled: &[SampledToken]) {
@@ -399,9 +405,9 @@ impl Machine for ShardMachine {
     type Input = Input;
     type Output = Output;
 
-    fn handle(&mut self, _now: Tick, input: Input) {
+    fn handle(&mut self, now: Tick, input: Input) {
         match input {
-            Input::Members(view) => self.members_changed(view),
+            Input::Members(view) => self.members_changed(now, view),
             Input::Load { plan, stage } => {
                 self.stages
                     .insert(plan.id, Stage::new(Arc::clone(&plan), stage));
@@ -420,23 +426,26 @@ impl Machine for ShardMachine {
             }
             Input::Unload { plan } => self.unload(plan),
             Input::Adopted { plan } => self.adopted(plan),
-            Input::Arrived { from, frame } => self.arrived(from, frame),
-            Input::PassDone { plan, result } => self.pass_done(plan, result),
+            Input::Arrived { from, frame } => self.arrived(now, from, frame),
+            Input::PassDone { plan, result } => self.pass_done(now, plan, result),
             Input::Unsent { to, frame } => self.outbox.unsent(to, frame),
             Input::LinkReady { peer } => {
                 self.outbox.link_ready(peer);
-                self.compute();
+                self.compute(now);
             }
         }
     }
 
-    fn wake(&mut self, _now: Tick) {}
+    fn wake(&mut self, now: Tick) {
+        self.compute(now);
+    }
 
     fn poll(&mut self) -> Option<Output> {
         self.outbox.poll()
     }
 
     fn deadline(&self) -> Option<Tick> {
-        None
+        let waits = self.stages.values().filter_map(Stage::deadline);
+        waits.min().filter(|_| self.running.is_none())
     }
 }

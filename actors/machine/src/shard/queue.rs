@@ -19,10 +19,6 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn is_empty(&self) -> bool {
-        self.decode.is_empty() && self.prefill.is_empty()
-    }
-
     /// Rows waiting.
     pub(super) fn rows(&self) -> u64 {
         let all = self.decode.iter().chain(&self.prefill);
@@ -48,16 +44,27 @@ impl Queue {
         self.prefill.retain(|item| !matches(item));
     }
 
-    /// Takes the rows of the next pass: at least one item, no sequence twice.
-    pub(super) fn next_pass(&mut self) -> Vec<PassItem> {
+    /// Whether a pass with so many decode rows at most would have any rows.
+    pub(super) fn has_rows(&self, decode_max: usize) -> bool {
+        !self.prefill.is_empty() || decode_max > 0 && !self.decode.is_empty()
+    }
+
+    /// Takes the rows of the next pass: at least one item, no sequence twice, and
+    /// `decode_max` decode rows at most.
+    pub(super) fn next_pass(&mut self, decode_max: usize) -> Vec<PassItem> {
         let mut taken = Vec::new();
         let mut rows = 0;
         let mut seen = BTreeSet::new();
-        for queue in [&mut self.decode, &mut self.prefill] {
+        for (queue, items_max) in [
+            (&mut self.decode, decode_max),
+            (&mut self.prefill, usize::MAX),
+        ] {
+            let items_before = taken.len();
             let mut left = VecDeque::with_capacity(queue.len());
             for item in queue.drain(..) {
                 let next = rows + u64::from(item.span.rows);
-                let fits = taken.is_empty() || next <= PASS_ROWS_MAX;
+                let fits = (taken.is_empty() || next <= PASS_ROWS_MAX)
+                    && taken.len() - items_before < items_max;
                 // Once a row of a sequence is passed over, its later rows are too.
                 if seen.insert(item.span.sequence) && fits {
                     rows = next;
@@ -80,6 +87,6 @@ fn assert_distinct(items: &[PassItem]) {
 }
 
 /// Whether the driver waits for this span: such rows go first.
-fn is_decode(span: &Span) -> bool {
+pub(super) fn is_decode(span: &Span) -> bool {
     span.rows == 1 && span.ask == Ask::Token
 }

@@ -8,7 +8,9 @@ use cairn_wire::data::{FailedWhy, Prefix, Span};
 use cairn_wire::frame::RowsFrame;
 use cairn_wire::id::SequenceId;
 
-use super::{PassItem, Queue};
+use super::queue::is_decode;
+use super::{Groups, PassItem, Queue};
+use crate::Tick;
 
 /// Rows of a page of the cache: the unit in which room is counted.
 const PAGE_ROWS: u32 = 256;
@@ -24,6 +26,8 @@ pub(super) struct Stage {
     held: BTreeMap<SequenceId, Held>,
     /// Ended sequences whose rows others may start with; the one unused for longest is first.
     retained: VecDeque<Retained>,
+    /// On the first stage: the groups that go round all of them.
+    groups: Option<Groups>,
 }
 
 /// Where a sequence stands on a stage.
@@ -65,12 +69,14 @@ pub(super) enum Kept {
 
 impl Stage {
     pub(super) fn new(plan: Arc<Plan>, index: u16) -> Self {
+        let groups = (index == 0).then(|| Groups::new(plan.stages.len()));
         Self {
             plan,
             index,
             queue: Queue::default(),
             held: BTreeMap::new(),
             retained: VecDeque::new(),
+            groups,
         }
     }
 
@@ -145,9 +151,10 @@ impl Stage {
     }
 
     /// Ends a sequence; `None` when it is not here.
-    pub(super) fn close(&mut self, sequence: SequenceId) -> Option<Kept> {
+    pub(super) fn close(&mut self, now: Tick, sequence: SequenceId) -> Option<Kept> {
         self.queue
             .remove_where(|item| item.span.sequence == sequence);
+        self.came_back(now, sequence);
         let rows = self.held.remove(&sequence)?.ordered;
         if rows < RETAIN_ROWS_MIN {
             return Some(Kept::Nothing);
@@ -156,9 +163,43 @@ impl Stage {
         Some(Kept::Rows)
     }
 
+    /// Whether a pass could start now.
+    pub(super) fn has_pass(&mut self, now: Tick) -> bool {
+        let decode_max = self.decode_max(now);
+        self.queue.has_rows(decode_max)
+    }
+
+    /// When rows may leave that wait for a group to come back.
+    pub(super) fn deadline(&self) -> Option<Tick> {
+        let groups = self.groups.as_ref()?;
+        let waits = self.queue.has_rows(1) && !self.queue.has_rows(0);
+        groups.deadline().filter(|_| waits)
+    }
+
+    /// Decode rows that the next pass may have.
+    fn decode_max(&mut self, now: Tick) -> usize {
+        let open = self.held.len();
+        let groups = self.groups.as_mut();
+        groups.map_or(usize::MAX, |groups| groups.room(now, open))
+    }
+
+    /// The next row of a sequence is here, or none will come.
+    fn came_back(&mut self, now: Tick, sequence: SequenceId) {
+        if let Some(groups) = &mut self.groups {
+            groups.came_back(now, sequence);
+        }
+    }
+
     /// The rows of the next pass.
-    pub(super) fn next_pass(&mut self) -> Vec<PassItem> {
-        let items = self.queue.next_pass();
+    pub(super) fn next_pass(&mut self, now: Tick) -> Vec<PassItem> {
+        let decode_max = self.decode_max(now);
+        let items = self.queue.next_pass(decode_max);
+        if let Some(groups) = &mut self.groups {
+            let decode = items.iter().filter(|item| is_decode(&item.span));
+            let alone = decode.clone().count() == items.len();
+            let sequences = decode.map(|item| item.span.sequence);
+            groups.left(now, sequences, self.held.len(), alone);
+        }
         for PassItem { span, .. } in &items {
             if let Some(held) = self.held.get_mut(&span.sequence) {
                 held.ordered = span.position + span.rows;
@@ -182,6 +223,7 @@ impl Stage {
     /// Queues the rows of a span that are new; the number of rows that were not.
     pub(super) fn take(
         &mut self,
+        now: Tick,
         span: Span,
         offset: u32,
         frame: &RowsFrame,
@@ -200,6 +242,9 @@ impl Stage {
         };
         let replayed = (held.next - span.position).min(span.rows);
         if replayed < span.rows {
+            if let Some(groups) = &mut self.groups {
+                groups.came_back(now, span.sequence);
+            }
             held.next = end;
             let span = Span {
                 position: span.position + replayed,
@@ -219,12 +264,14 @@ impl Stage {
     /// that had ended.
     pub(super) fn remove_where(
         &mut self,
+        now: Tick,
         matches: impl Fn(&SequenceId) -> bool,
     ) -> (Vec<SequenceId>, Vec<SequenceId>) {
         self.queue.remove_where(|item| matches(&item.span.sequence));
         let live: Vec<SequenceId> = self.held.keys().filter(|id| matches(id)).copied().collect();
         for sequence in &live {
             self.held.remove(sequence);
+            self.came_back(now, *sequence);
         }
         let kept = self.retained.iter().map(|kept| kept.sequence);
         let ended: Vec<SequenceId> = kept.filter(|id| matches(id)).collect();
