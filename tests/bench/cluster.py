@@ -44,18 +44,19 @@ def words(count):
 class Cluster:
     """Some nodes that are asked through the first."""
 
-    def __init__(self, args, count):
+    def __init__(self, cairn, model, count, sequences, prefixes=None, flags=()):
+        """`prefixes`: per node, a command that runs it, such as `taskset`."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [args.cairn, "up", "--ephemeral", "--json", "--model", args.model]
+        command = [cairn, "up", "--ephemeral", "--json", "--model", model, *flags]
         command += ["--cluster", f"bench-{os.getpid()}-{count}", "--mdns-port", str(port)]
         command += ["--http", "127.0.0.1:0", "--listen", "127.0.0.1:0"]
-        command += ["--strategy", "uniform", "--sequences", str(STREAMS)]
+        command += ["--strategy", "uniform", "--sequences", str(sequences)]
         environment = os.environ | {"CAIRN_SECRET": "a secret for benchmarks, well known"}
         self.nodes = [
             subprocess.Popen(
-                [*command, "--name", f"n{number}"],
+                [*(prefixes[number] if prefixes else []), *command, "--name", f"n{number}"],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -79,7 +80,7 @@ class Cluster:
             node.wait()
 
     def ask(self, messages, tokens_max):
-        """One answer: its text, seconds to its first token, and its tokens."""
+        """One answer: its text, seconds to its first token, its tokens, and seconds in all."""
         body = {"messages": messages, "max_tokens": tokens_max, "temperature": 0}
         body |= {"stream": True, "logprobs": True}
         request = urllib.request.Request(
@@ -99,7 +100,7 @@ class Cluster:
                     first = first or time.monotonic() - begun
                     count += 1
                     text += event["choices"][0]["delta"].get("content") or ""
-        return text, first, count
+        return text, first, count, time.monotonic() - begun
 
     def long_prompt(self):
         """Seconds to the first token of a prompt of some 2,000 tokens."""
@@ -108,7 +109,7 @@ class Cluster:
     def second_turn(self):
         """Seconds to the first token of a turn that shares 1,500 tokens, over those of the first."""
         turn = [user(words(1450))]
-        text, cold, _ = self.ask(turn, 16)
+        text, cold, *_ = self.ask(turn, 16)
         turn += [{"role": "assistant", "content": text}, user("And then?")]
         return {"second_over_first": self.ask(turn, 16)[1] / cold}
 
@@ -133,7 +134,7 @@ def user(text):
 def main():
     """Measures and prints."""
     args = parse()
-    clusters = {count: Cluster(args, count) for count in (1, args.nodes)}
+    clusters = {n: Cluster(args.cairn, args.model, n, STREAMS) for n in (1, args.nodes)}
     try:
         for cluster in clusters.values():
             cluster.figures()

@@ -70,10 +70,18 @@ def install_rival(work):
     python = work / "venv" / "bin" / "python"
     if not python.exists():
         run([sys.executable, "-m", "venv", str(work / "venv")])
-    flags = "-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"
+    flags = "-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DGGML_RPC=ON -DLLAVA_BUILD=OFF"
     install = ["-m", "pip", "install", "--no-binary", "llama-cpp-python", "llama-cpp-python"]
     run([str(python), *install], env=os.environ | {"CMAKE_ARGS": flags})
     return str(python)
+
+
+def requantized(python, model, work, kind):
+    """The model in another format, written by llama.cpp's own quantiser unless it is there."""
+    into = work / f"{model.stem}.{kind}.gguf"
+    if not into.exists():
+        run([python, str(HERE / "rival.py"), "quantize", str(model), str(into), kind])
+    return into
 
 
 class Machine:
@@ -166,7 +174,6 @@ class Comparison:
             case["theirs"].append(theirs | {"ubatch": int(ubatch)})
         print(name, threads, streams, summary(case), file=sys.stderr, flush=True)
 
-
     def memory(self):
         """What each holds after a prompt that fills its context, and at most. Times nothing."""
         prompt = CONTEXT - 1
@@ -238,10 +245,7 @@ def main():
     for name in arguments.formats.split(","):
         models[name] = arguments.model
         if name != FILE:
-            models[name] = arguments.work / f"{arguments.model.stem}.{name}.gguf"
-            if not models[name].exists():
-                paths = [str(arguments.model), str(models[name])]
-                run([python, str(HERE / "rival.py"), "quantize", *paths, name])
+            models[name] = requantized(python, arguments.model, arguments.work, name)
     comparison = Comparison(arguments, ours, python)
     threads = [int(count) for count in arguments.threads.split(",")]
     for _ in range(arguments.rounds):

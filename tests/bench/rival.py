@@ -1,9 +1,11 @@
 """One measurement of llama.cpp, and its quantiser, through the bindings of llama-cpp-python.
 
-    rival.py speed MODEL THREADS PREFILL DECODE STREAMS ROUNDS UBATCH
+    rival.py speed MODEL THREADS PREFILL DECODE STREAMS ROUNDS UBATCH [ENDPOINT...]
+    rival.py serve ENDPOINT THREADS
     rival.py quantize MODEL INTO TYPE
 
-`speed` prints one JSON object. As in llama.cpp's own bench, prefill and decode each start from an
+`speed` prints one JSON object; with endpoints, the layers are shared out evenly over the RPC
+servers there, which `serve` runs until it is ended. As in llama.cpp's own bench, prefill and decode each start from an
 empty cache, token ids are made up, nothing is sampled, and the first run is not counted. Flash
 attention and the cache's type (f16) are llama.cpp's defaults. Run by `compare.py`, in the
 environment that it makes.
@@ -25,10 +27,49 @@ def silent(_level, _text, _data):
     """Keeps the library's log out of our output."""
 
 
-def load(path, threads, streams, ubatch):
-    """A context over the whole model, on the CPU."""
+def rpc():
+    """llama.cpp's library for servers on other machines."""
+    folder = os.environ.get("LLAMA_CPP_LIB_PATH") or os.path.join(os.path.dirname(lib.__file__), "lib")
+    library = ctypes.CDLL(os.path.join(folder, "libggml-rpc.so"), mode=ctypes.RTLD_GLOBAL)
+    library.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
+    return library
+
+
+def registry():
+    """llama.cpp's library of devices, which the one above uses."""
+    library = ctypes.CDLL("libggml.so", mode=ctypes.RTLD_GLOBAL)
+    library.ggml_backend_dev_by_type.restype = ctypes.c_void_p
+    return library
+
+
+def serve(endpoint, threads):
+    """Computes for others on the CPU, for ever."""
+    device = registry().ggml_backend_dev_by_type(0)
+    assert device, "no CPU"
+    devices = (ctypes.c_void_p * 1)(device)
+    start = rpc().ggml_backend_rpc_start_server
+    start.argtypes = [ctypes.c_char_p, ctypes.c_char_p, *[ctypes.c_size_t] * 2, ctypes.c_void_p]
+    start(endpoint.encode(), None, int(threads), 1, devices)
+
+
+def share_out(parameters, endpoints):
+    """Puts every layer on one of the servers, as many on each."""
+    library, devices = rpc(), registry()
+    for endpoint in endpoints:
+        server = ctypes.c_void_p(library.ggml_backend_rpc_add_server(endpoint.encode()))
+        assert server, endpoint
+        devices.ggml_backend_register(server)
+    split = (ctypes.c_float * lib.llama_max_devices())(*[1.0] * len(endpoints))
+    parameters.n_gpu_layers = 999
+    parameters.tensor_split = split
+
+
+def load(path, threads, streams, ubatch, endpoints):
+    """A context over the whole model, on this CPU or on servers."""
     parameters = lib.llama_model_default_params()
     parameters.n_gpu_layers = 0
+    if endpoints:
+        share_out(parameters, endpoints)
     model = lib.llama_model_load_from_file(path.encode(), parameters)
     assert model, path
     parameters = lib.llama_context_default_params()
@@ -75,9 +116,10 @@ def tokens_per_second(model, context, count, each, streams):
     return count * streams / seconds
 
 
-def speed(path, threads, prefill, decode, streams, rounds, ubatch):
+def speed(path, numbers, endpoints):
     """Measures and prints."""
-    model, context = load(path, threads, streams, ubatch)
+    threads, prefill, decode, streams, rounds, ubatch = map(int, numbers)
+    model, context = load(path, threads, streams, ubatch, endpoints)
     found = {"prefill": [], "decode": []}
     for index in range(rounds + 1):
         once = {
@@ -107,8 +149,10 @@ def main():
     lib.llama_log_set(silent, ctypes.c_void_p(0))
     lib.llama_backend_init()
     match sys.argv[1:]:
-        case ["speed", path, *numbers]:
-            speed(path, *map(int, numbers))
+        case ["speed", path, *rest]:
+            speed(path, rest[:6], rest[6:])
+        case ["serve", endpoint, threads]:
+            serve(endpoint, threads)
         case ["quantize", path, into, kind]:
             quantize(path, into, kind)
         case _:
