@@ -1,10 +1,11 @@
 //! The embedding: from token ids to hidden rows.
 //!
-//! The table stays in the file's mapping; only the rows that are looked up are
-//! touched and dequantised, never the whole table.
+//! The table stays in the file: each row is read where it lies when its token
+//! comes. A mapping would be as quick, but the system maps sixteen pages around
+//! every row that is touched, and after a long prompt the whole table would
+//! count as this process's memory.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
@@ -12,20 +13,18 @@ use candle_core::quantized::GgmlDType;
 use crate::error::{ComputeContext, EngineError};
 use crate::file::ModelFile;
 use crate::gguf::TensorInfo;
-use crate::weights::MappedTensors;
 
-/// A mapped table of one row per token.
+/// A table of one row per token, in the model file.
 #[derive(Debug)]
 pub(crate) struct Embedding {
     tensor: TensorInfo,
-    map: MappedTensors,
     kind: GgmlDType,
     width: usize,
     row_bytes: usize,
 }
 
 impl Embedding {
-    pub(crate) fn load(file: &ModelFile) -> Result<Embedding, EngineError> {
+    pub(crate) fn new(file: &ModelFile) -> Result<Embedding, EngineError> {
         let tensor = file.layout().embedding.clone();
         let spec = file.spec();
         let (Some(kind), Some(bytes)) = (tensor.kind.candle(), tensor.bytes) else {
@@ -35,7 +34,6 @@ impl Embedding {
             });
         };
         Ok(Embedding {
-            map: MappedTensors::map(file, &[&tensor])?,
             kind,
             width: spec.width,
             row_bytes: bytes as usize / spec.vocabulary,
@@ -44,23 +42,24 @@ impl Embedding {
     }
 
     /// Writes the rows of `tokens`, which the caller has checked, into `rows` (tokens, width).
-    pub(crate) fn look_up(&self, tokens: &[u32], rows: &mut [f32]) -> Result<(), EngineError> {
-        let table = self.map.bytes(&self.tensor);
+    /// `file` is the one that the table is in.
+    pub(crate) fn look_up(
+        &self,
+        file: &ModelFile,
+        tokens: &[u32],
+        rows: &mut [f32],
+    ) -> Result<(), EngineError> {
+        let mut bytes = vec![0; self.row_bytes];
         for (&token, row) in tokens.iter().zip(rows.chunks_exact_mut(self.width)) {
-            let start = token as usize * self.row_bytes;
-            let block = self
-                .kind
-                .from_data(Cow::Borrowed(&table[start..start + self.row_bytes]));
+            let offset = self.tensor.offset + u64::from(token) * self.row_bytes as u64;
+            file.read_at(&self.tensor.name, offset, &mut bytes)?;
+            let block = self.kind.from_data(Cow::Borrowed(&bytes));
             match block.dequantize(self.width).during("embedding")? {
                 CpuStorage::F32(values) => row.copy_from_slice(&values),
                 other => unreachable!("candle dequantises to f32, not {:?}", storage_type(&other)),
             }
         }
         Ok(())
-    }
-
-    pub(crate) fn ranges(&self) -> Vec<Range<u64>> {
-        self.map.ranges()
     }
 }
 

@@ -4,6 +4,7 @@
 //! long as some shard still has them, so a re-plan finds what is already here.
 
 use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::error::EngineError;
@@ -30,7 +31,7 @@ pub struct ModelFile {
 pub struct LayerCosts {
     /// One entry per decoder layer.
     pub layers: Vec<LayerCost>,
-    /// Bytes of the embedding table in the file; the first stage maps them and touches looked-up rows only.
+    /// Bytes of the embedding table in the file; the first stage reads looked-up rows only.
     pub embedding_bytes: u64,
     /// Bytes of the head's matrix and norm, which the last stage reads once per token.
     pub head_bytes: u64,
@@ -135,6 +136,37 @@ impl ModelFile {
         &self.file
     }
 
+    /// Fills `bytes` from the file's byte `offset` on, without moving a cursor that
+    /// others share. `what` is for messages.
+    pub(crate) fn read_at(
+        &self,
+        what: &str,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), EngineError> {
+        let Err(source) = read_exact_at(&self.file, bytes, offset) else {
+            return Ok(());
+        };
+        let length = self.file.metadata().map(|metadata| metadata.len());
+        let path = self.path.clone();
+        Err(match (source.kind(), length) {
+            // The header's promise held when the file was opened; it has been cut since.
+            (ErrorKind::UnexpectedEof, Ok(length)) => EngineError::Truncated {
+                path,
+                what: what.to_string(),
+                offset,
+                needed: bytes.len() as u64,
+                length,
+            },
+            _ => EngineError::Io {
+                path,
+                action: "read",
+                offset,
+                source,
+            },
+        })
+    }
+
     pub(crate) fn alignment(&self) -> u64 {
         self.gguf.alignment()
     }
@@ -146,4 +178,25 @@ impl ModelFile {
     pub(crate) fn loaded(&self) -> &Loaded {
         &self.loaded
     }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                bytes = &mut bytes[count..];
+                offset += count as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

@@ -156,7 +156,7 @@ pub enum Output {
 /// What a shard holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardMemory {
-    /// Bytes of the tensors that it keeps in memory; the mapped embedding table is not among them.
+    /// Bytes of the tensors that it keeps in memory; the embedding's table is not among them.
     pub weight_bytes: u64,
     /// Bytes reserved for the caches of open sequences. The system provides them when first touched.
     pub kv_bytes: u64,
@@ -217,7 +217,7 @@ impl Shard {
         check_context(options.context, spec.context_max)?;
         let mut report = Report::new(file, &layers, progress);
         let embedding = match layers.start {
-            0 => Some(Embedding::load(file)?),
+            0 => Some(Embedding::new(file)?),
             _ => None,
         };
         Ok(Shard {
@@ -339,9 +339,6 @@ impl Shard {
     /// What this shard holds now.
     pub fn memory(&self) -> ShardMemory {
         let mut mapped = self.stack.mapped();
-        if let Some(embedding) = &self.embedding {
-            mapped.extend(embedding.ranges());
-        }
         mapped.sort_by_key(|range| range.start);
         let row_bytes = 2 * self.spec().kv_width() * self.cache.bytes() * self.layers.len();
         let rows: usize = self.slots.values().map(|slot| slot.capacity).sum();
@@ -424,7 +421,7 @@ impl Shard {
                     });
                 }
                 let mut hidden = vec![0.0; total * spec.width];
-                embedding.look_up(tokens, &mut hidden)?;
+                embedding.look_up(&self.file, tokens, &mut hidden)?;
                 Ok(hidden)
             }
             (Input::Hidden(slices), None) => {

@@ -48,6 +48,24 @@ impl MappedTensors {
 
     /// The bytes of `tensor`, which must be one of those mapped.
     pub(crate) fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        let (run, range) = self.place(tensor);
+        &run.map[range]
+    }
+
+    /// Takes the first `done` bytes of `tensor` out of this process's memory. Whoever
+    /// reads them again makes the system fetch them again.
+    pub(crate) fn release(&self, tensor: &TensorInfo, done: usize) {
+        #[cfg(unix)]
+        {
+            let (run, range) = self.place(tensor);
+            run.release(range.start..range.start + done.min(range.len()));
+        }
+        #[cfg(not(unix))]
+        let _ = (tensor, done);
+    }
+
+    /// Where `tensor` lies.
+    fn place(&self, tensor: &TensorInfo) -> (&Run, Range<usize>) {
         let length = tensor.bytes.expect("map() refused tensors of unknown size");
         let run = self
             .runs
@@ -55,7 +73,7 @@ impl MappedTensors {
             .find(|run| run.range.start <= tensor.offset && tensor.offset + length <= run.range.end)
             .expect("the caller maps the tensors that it reads");
         let start = (tensor.offset - run.range.start) as usize;
-        &run.map[start..start + length as usize]
+        (run, start..start + length as usize)
     }
 
     /// The file's byte ranges that are mapped, before rounding to pages.
@@ -84,6 +102,19 @@ impl Run {
                 source,
             }),
         }
+    }
+
+    #[cfg(unix)]
+    fn release(&self, range: Range<usize>) {
+        let advice = memmap2::UncheckedAdvice::DontNeed;
+        #[expect(unsafe_code, reason = "the advice could discard what was written")]
+        // SAFETY: nothing is ever written to this mapping, so whatever is read later is the file's.
+        let advised = unsafe {
+            self.map
+                .unchecked_advise_range(advice, range.start, range.len())
+        };
+        // Only memory hangs on it, and that goes back with the mapping at the latest.
+        drop(advised);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Packs a layer's and the head's matrices for the kernels.
 //!
-//! Copies out of the mapping and lets it go: once packed, the file's pages are
-//! needed no more.
+//! Copies out of the mapping and lets it go, piece by piece: what is packed is
+//! never in memory twice.
 
 use std::ops::Range;
 
@@ -95,9 +95,12 @@ impl Head {
 fn matrix(map: &MappedTensors, tensor: &TensorInfo) -> Result<Packed, EngineError> {
     let format = format(tensor)?;
     let (columns, rows) = (tensor.dimensions[0] as usize, tensor.dimensions[1] as usize);
-    Packed::pack(format, map.bytes(tensor), rows, columns).map_err(|source| EngineError::Pack {
-        tensor: tensor.name.clone(),
-        source,
+    let release = |done| map.release(tensor, done);
+    Packed::pack_releasing(format, map.bytes(tensor), rows, columns, release).map_err(|source| {
+        EngineError::Pack {
+            tensor: tensor.name.clone(),
+            source,
+        }
     })
 }
 

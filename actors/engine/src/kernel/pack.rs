@@ -115,6 +115,22 @@ impl Packed {
         Self::pack_for(Isa::detect(), format, data, rows, cols)
     }
 
+    /// [`Packed::pack`] that calls `release` now and then, and at the end, with how
+    /// many bytes from the start of `data` are needed no more: where they are mapped
+    /// from a file, the matrix need not be in memory twice.
+    ///
+    /// # Errors
+    /// As [`Packed::pack`].
+    pub fn pack_releasing(
+        format: Format,
+        data: &[u8],
+        rows: usize,
+        cols: usize,
+        release: impl FnMut(usize),
+    ) -> Result<Self, PackError> {
+        Self::pack_with(Isa::detect(), format, data, (rows, cols), release)
+    }
+
     /// [`Packed::pack`] for one instruction set, for tests and comparisons.
     ///
     /// # Errors
@@ -130,6 +146,16 @@ impl Packed {
         cols: usize,
     ) -> Result<Self, PackError> {
         assert!(isa.is_available(), "{isa:?} is not available on this CPU");
+        Self::pack_with(isa, format, data, (rows, cols), |_| {})
+    }
+
+    fn pack_with(
+        isa: Isa,
+        format: Format,
+        data: &[u8],
+        (rows, cols): (usize, usize),
+        release: impl FnMut(usize),
+    ) -> Result<Self, PackError> {
         let block = format.block_len();
         if !cols.is_multiple_of(block) {
             return Err(PackError::Columns {
@@ -154,7 +180,7 @@ impl Packed {
         let bytes = rows.div_ceil(layout.lanes) * layout.strip_bytes();
         let mut packed =
             Slab::zeroed(bytes).map_err(|source| PackError::Memory { bytes, source })?;
-        blocks::fill(&mut packed, &layout, format, data, cols);
+        blocks::fill(&mut packed, &layout, format, (data, cols), release);
         let segments = vec![Segment {
             format,
             first_row: 0,

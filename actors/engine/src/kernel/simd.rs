@@ -10,6 +10,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 /// An instruction set that the kernels are compiled for.
@@ -21,11 +23,21 @@ pub enum Isa {
     Avx2,
     /// AVX-512 (F, BW, VL) with VNNI, 16 lanes.
     Avx512Vnni,
+    /// NEON, 8 lanes.
+    Neon,
+    /// NEON with the dot product of 8-bit integers, 8 lanes.
+    NeonDotprod,
 }
 
 impl Isa {
-    /// Slowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512Vnni];
+    /// Of each architecture, slowest first.
+    pub const ALL: [Self; 5] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx512Vnni,
+        Self::Neon,
+        Self::NeonDotprod,
+    ];
 
     /// Its name, for people and reports.
     #[must_use]
@@ -34,6 +46,8 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512-vnni",
+            Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
         }
     }
 
@@ -58,6 +72,12 @@ impl Isa {
             }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512Vnni => false,
+            // The architecture demands it.
+            Self::Neon => cfg!(target_arch = "aarch64"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::NeonDotprod => false,
         }
     }
 
@@ -81,6 +101,10 @@ impl Isa {
             Self::Avx512Vnni => avx512::Avx512Vnni::LANES,
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512Vnni => portable::Portable::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon | Self::NeonDotprod => neon::Neon::<true>::LANES,
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::Neon | Self::NeonDotprod => portable::Portable::LANES,
         }
     }
 }
@@ -113,6 +137,14 @@ pub(super) unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         Isa::Avx512Vnni => unsafe { avx512::enter(kernel) },
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512Vnni => unreachable!("not available on this architecture"),
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the architecture has NEON; the rest is the caller's promise.
+        Isa::Neon => unsafe { neon::enter(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the caller promises that the set is available.
+        Isa::NeonDotprod => unsafe { neon::enter_dotprod(kernel) },
+        #[cfg(not(target_arch = "aarch64"))]
+        Isa::Neon | Isa::NeonDotprod => unreachable!("not available on this architecture"),
     }
 }
 

@@ -7,13 +7,28 @@ use super::Layout;
 use crate::kernel::format::{BLOCK, Format, SUPERBLOCK};
 use crate::kernel::weights::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Weights};
 
-/// Copies a row-major matrix into zeroed strips.
-pub(super) fn fill(packed: &mut [u8], layout: &Layout, format: Format, data: &[u8], cols: usize) {
+/// Bytes of a matrix that are copied before they are reported as done.
+const STEP_BYTES: usize = 1 << 20;
+
+/// Copies a row-major matrix of `cols` columns into zeroed strips, and calls `done` with
+/// the bytes copied so far.
+pub(super) fn fill(
+    packed: &mut [u8],
+    layout: &Layout,
+    format: Format,
+    (data, cols): (&[u8], usize),
+    mut done: impl FnMut(usize),
+) {
     let row_bytes = cols / format.block_len() * format.block_bytes();
     if row_bytes == 0 {
         return;
     }
+    let mut told = 0;
     for (row, data) in data.chunks_exact(row_bytes).enumerate() {
+        if row * row_bytes - told >= STEP_BYTES {
+            told = row * row_bytes;
+            done(told);
+        }
         let strip = row / layout.lanes * layout.strip_bytes();
         let strip = &mut packed[strip..strip + layout.strip_bytes()];
         let (scales, quants) = strip.split_at_mut(layout.scale_plane);
@@ -25,6 +40,7 @@ pub(super) fn fill(packed: &mut [u8], layout: &Layout, format: Format, data: &[u
         };
         lane.fill(format, data);
     }
+    done(data.len());
 }
 
 /// One row's place in its strip.

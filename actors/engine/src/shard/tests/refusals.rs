@@ -70,16 +70,14 @@ fn only_own_bytes_are_mapped() {
     }
 }
 
-/// Every mapped byte belongs to a tensor of `shard`, and every such tensor is mapped.
+/// Every mapped byte belongs to a tensor of `shard`, and every such tensor is mapped. The
+/// embedding's table is only ever mapped as a tied head.
 fn check_mapped(file: &ModelFile, shard: &Shard) {
     let layout = file.layout();
     let range = shard.layers();
     let mut owned = Vec::new();
     for layer in &layout.layers[range.start as usize..range.end as usize] {
         owned.extend(layer.all());
-    }
-    if range.start == 0 {
-        owned.push(&layout.embedding);
     }
     if range.end == file.spec().layers {
         owned.extend([&layout.output, &layout.output_norm]);
@@ -244,4 +242,40 @@ fn everything_may_move_to_the_compute_thread() {
     moves::<crate::DecodeStream>();
     moves::<crate::ChatTemplate>();
     moves::<EngineError>();
+}
+
+#[test]
+fn a_file_cut_after_it_was_opened_is_an_error_that_names_the_row() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&TinyModel::new(1).gguf()).unwrap();
+    let opened = Arc::new(ModelFile::open(file.path()).unwrap());
+    let mut shard = shard(&opened, 0..1, &options(ComputePath::Auto));
+    let slot = shard.open(8).unwrap();
+    let table = opened.layout().embedding.offset;
+    let row_bytes = 4 * opened.spec().width as u64;
+    file.as_file().set_len(table + 8 * row_bytes).unwrap();
+    let mut run = |token: u32, position: u32| {
+        let spans = [BatchSpan {
+            slot,
+            position,
+            rows: 1,
+            logits: LogitRows::Last,
+        }];
+        let input = Input::Tokens(&[token]);
+        shard.forward(&Batch {
+            input,
+            spans: &spans,
+        })
+    };
+    // What was loaded is needed no more, and rows before the cut are still there.
+    run(7, 0).unwrap();
+    let error = run(8, 1).unwrap_err();
+    let expected = (table + 8 * row_bytes, row_bytes);
+    assert!(
+        matches!(&error, EngineError::Truncated { what, offset, needed, .. }
+            if what == "token_embd.weight" && (*offset, *needed) == expected),
+        "{error}"
+    );
+    // Nothing was computed: the same row can be asked for again.
+    run(7, 1).unwrap();
 }
