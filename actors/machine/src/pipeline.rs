@@ -18,16 +18,17 @@ use crate::plan::{last_stage, owner};
 use crate::view::View;
 use crate::{Machine, Tick};
 
+mod chunk;
 mod fact;
 mod past;
 #[cfg(test)]
 mod tests;
 
+pub use chunk::CHUNK_ROWS;
+use chunk::chunk_rows;
 pub use fact::{Abort, Finish, Input, Output, Request, RequestId};
 use past::Past;
 
-/// Rows of a prefill chunk: the stages work on several chunks of one prompt at once.
-pub const CHUNK_ROWS: u32 = 64;
 /// Requests that may wait for a place; more are refused as busy.
 pub const WAITING_MAX: usize = 64;
 /// A request waits so long for a plan that is on its way, or for a place.
@@ -202,7 +203,7 @@ impl PipelineMachine {
             }),
         );
         let start = prefix.map_or(0, |prefix| prefix.rows);
-        self.send_prompt(first, plan.id, sequence, &request.tokens, start);
+        self.send_prompt(&plan, sequence, &request.tokens, start);
         self.running.insert(
             sequence,
             Sequence {
@@ -220,16 +221,12 @@ impl PipelineMachine {
     }
 
     /// Sends the rows of a prompt from position `start` on.
-    fn send_prompt(
-        &mut self,
-        to: NodeId,
-        plan: PlanId,
-        sequence: SequenceId,
-        tokens: &[u32],
-        start: u32,
-    ) {
+    fn send_prompt(&mut self, plan: &Plan, sequence: SequenceId, tokens: &[u32], start: u32) {
+        let to = owner(plan, 0).expect("a plan has stages");
         let mut position = start;
-        let chunks = tokens[start as usize..].chunks(CHUNK_ROWS as usize);
+        let tokens = &tokens[start as usize..];
+        let rows = u32::try_from(tokens.len()).expect("shorter than the context");
+        let chunks = tokens.chunks(chunk_rows(plan, rows) as usize);
         let mut chunks = chunks.peekable();
         while let Some(chunk) = chunks.next() {
             let rows = u32::try_from(chunk.len()).expect("a chunk is short");
@@ -244,7 +241,7 @@ impl PipelineMachine {
                 ask,
             };
             self.outbox
-                .send(to, token_rows(plan, vec![span], chunk.to_vec()));
+                .send(to, token_rows(plan.id, vec![span], chunk.to_vec()));
             position += rows;
         }
     }
