@@ -9,7 +9,7 @@ use crate::http::Events;
 use crate::quota::Quota;
 
 /// No node can hold the model alone, two can.
-const MEMORY: &str = "150MiB";
+const MEMORY: &str = "200MiB";
 /// What the optimal plan must gain over equal shares.
 const GAIN_MIN: f64 = 1.3;
 /// From a node's slowdown to the plan without it.
@@ -36,7 +36,7 @@ fn quotas(percents: &[u64]) -> Option<Vec<Quota>> {
 /// Starts `n1`, `n2`, … under these quotas and waits for the plan of all.
 fn start(cluster: &mut Cluster, quotas: &[Quota]) -> Value {
     for (number, quota) in (1..).zip(quotas) {
-        let flags = ["--memory", MEMORY, "--context", "2048"];
+        let flags = ["--memory", MEMORY, "--context", "512"];
         cluster.spawn_under(quota, &format!("n{number}"), &flags);
     }
     cluster.nodes_started();
