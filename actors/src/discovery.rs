@@ -11,9 +11,10 @@ use cairn_machine::member::{
 use cairn_machine::view::View;
 use cairn_machine::{capability, pipeline, placement, shard};
 use cairn_net::{CloseCause, Event, Origin, Refusal};
-use cairn_wire::control::Control;
+use cairn_wire::control::{Control, Pong};
 use cairn_wire::id::NodeId;
 
+use crate::pings::Pings;
 use crate::shell::Role;
 use crate::wiring::Wiring;
 
@@ -25,6 +26,7 @@ pub(crate) struct DiscoveryRole {
     wiring: Arc<Wiring>,
     data_dir: PathBuf,
     dials: BTreeMap<DialId, Dialing>,
+    pings: Pings,
 }
 
 /// A dial in progress: one address at a time.
@@ -34,8 +36,15 @@ struct Dialing {
     rest: VecDeque<SocketAddr>,
 }
 
-/// What the network says, before it is put into the machine's words.
-pub(crate) struct News(pub(crate) Event);
+/// What the network and the neighbours say, before it is put into the machine's words.
+pub(crate) enum Talk {
+    /// The network's own news.
+    News(Event),
+    /// A neighbour asks for the round trip.
+    Ping { peer: NodeId, number: u64 },
+    /// A neighbour answers.
+    Pong { peer: NodeId, number: u64 },
+}
 
 impl DiscoveryRole {
     pub(crate) fn new(wiring: Arc<Wiring>, data_dir: PathBuf) -> Self {
@@ -43,6 +52,7 @@ impl DiscoveryRole {
             wiring,
             data_dir,
             dials: BTreeMap::new(),
+            pings: Pings::default(),
         }
     }
 
@@ -177,7 +187,7 @@ impl DiscoveryRole {
 
 impl Role for DiscoveryRole {
     type Machine = Membership;
-    type Other = News;
+    type Other = Talk;
 
     fn perform(&mut self, order: Output) -> Option<Input> {
         match order {
@@ -194,6 +204,9 @@ impl Role for DiscoveryRole {
             Output::SendHeartbeat { peer, heartbeat } => {
                 self.wiring
                     .send_control(peer, &Control::Heartbeat(heartbeat));
+                if let Some(ping) = self.pings.due(peer) {
+                    self.wiring.send_control(peer, &Control::Ping(ping));
+                }
             }
             Output::SendPeers { peer, list } => {
                 self.wiring.send_control(peer, &Control::Peers(list));
@@ -206,7 +219,23 @@ impl Role for DiscoveryRole {
         None
     }
 
-    fn other(&mut self, _machine: &Membership, News(event): News) -> Option<Input> {
+    fn other(&mut self, _machine: &Membership, talk: Talk) -> Option<Input> {
+        let event = match talk {
+            Talk::News(event) => event,
+            Talk::Ping { peer, number } => {
+                self.wiring
+                    .send_control(peer, &Control::Pong(Pong { number }));
+                return None;
+            }
+            Talk::Pong { peer, number } => {
+                if let Some(took) = self.pings.answered(peer, number) {
+                    let net = self.wiring.net();
+                    let speed = net.and_then(|net| net.received_bytes_per_second(peer));
+                    self.wiring.gauges.round_trip(peer, took, speed);
+                }
+                return None;
+            }
+        };
         match event {
             Event::Found {
                 node, addresses, ..
@@ -230,6 +259,8 @@ impl Role for DiscoveryRole {
             }
             Event::Disconnected { peer, cause } => {
                 tracing::debug!(%peer, %cause, "disconnected");
+                self.pings.forget(peer);
+                self.wiring.gauges.unlinked(peer);
                 Some(Input::Disconnected { peer })
             }
             Event::Refused {

@@ -1,9 +1,15 @@
 //! Numbers that a node tells of itself, set where they arise, read once a second.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use cairn_machine::Tick;
+use cairn_machine::placement::Seen;
+use cairn_machine::seen::{LinkTimes, StageTimes};
+use cairn_machine::shard::Pass;
 use cairn_wire::control::NodeStatus;
+use cairn_wire::id::{NodeId, PlanId};
 
 /// All start at zero but the progress of loading.
 #[derive(Debug)]
@@ -20,6 +26,30 @@ pub(crate) struct Gauges {
     rows: AtomicU64,
     forwards: AtomicU64,
     forward_micros: AtomicU64,
+    started: Instant,
+    stages: Mutex<StageTimes>,
+    links: Mutex<LinkTimes>,
+}
+
+/// What is kept of a pass until it is done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PassStart {
+    plan: PlanId,
+    rows: u64,
+    is_one_row: bool,
+    waited_millis: u64,
+}
+
+impl From<&Pass> for PassStart {
+    fn from(pass: &Pass) -> Self {
+        let rows = pass.items.iter().map(|item| u64::from(item.span.rows));
+        Self {
+            plan: pass.plan,
+            rows: rows.sum(),
+            is_one_row: pass.is_one_row(),
+            waited_millis: pass.waited_millis,
+        }
+    }
 }
 
 impl Default for Gauges {
@@ -37,6 +67,9 @@ impl Default for Gauges {
             rows: AtomicU64::new(0),
             forwards: AtomicU64::new(0),
             forward_micros: AtomicU64::new(0),
+            started: Instant::now(),
+            stages: Mutex::default(),
+            links: Mutex::default(),
         }
     }
 }
@@ -50,15 +83,53 @@ impl Gauges {
     }
 
     /// Counts one pass of the engine.
-    pub(crate) fn forward(&self, rows: u64, took: Duration) {
+    pub(crate) fn forward(&self, pass: PassStart, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.rows.fetch_add(pass.rows, Ordering::Relaxed);
         self.forwards.fetch_add(1, Ordering::Relaxed);
         self.forward_micros.fetch_add(micros, Ordering::Relaxed);
+        if pass.is_one_row {
+            let waited_micros = pass.waited_millis.saturating_mul(1000);
+            lock(&self.stages).decoded(self.now(), pass.plan, micros, waited_micros);
+        }
+    }
+
+    /// The layers of a plan are gone.
+    pub(crate) fn dropped(&self, plan: PlanId) {
+        lock(&self.stages).forget(plan);
+    }
+
+    /// A message went to a neighbour and back; large frames come from it so fast, if any did.
+    pub(crate) fn round_trip(&self, peer: NodeId, took: Duration, speed: Option<u64>) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let mut links = lock(&self.links);
+        links.round_trip(peer, micros);
+        if let Some(bytes_per_second) = speed {
+            links.speed(peer, bytes_per_second);
+        }
+    }
+
+    /// A link is gone.
+    pub(crate) fn unlinked(&self, peer: NodeId) {
+        lock(&self.links).forget(peer);
+    }
+
+    /// What this node sees of its stage and its links.
+    pub(crate) fn seen(&self) -> Seen {
+        Seen {
+            stage: lock(&self.stages).seen(self.now()),
+            links: lock(&self.links).seen(),
+        }
+    }
+
+    fn now(&self) -> Tick {
+        let millis = self.started.elapsed().as_millis();
+        Tick(u64::try_from(millis).unwrap_or(u64::MAX))
     }
 
     /// The status, but for what the process as a whole knows.
     pub(crate) fn status(&self, resident_bytes: u64, uptime_millis: u64) -> NodeStatus {
+        let Seen { stage, links } = self.seen();
         NodeStatus {
             resident_bytes,
             weight_bytes: self.weight_bytes.load(Ordering::Relaxed),
@@ -74,6 +145,13 @@ impl Gauges {
             frames_refused_total: self.frames_refused.load(Ordering::Relaxed),
             prefix_hits_total: self.prefix_hits.load(Ordering::Relaxed),
             prefix_rows_total: self.prefix_rows.load(Ordering::Relaxed),
+            stage,
+            links,
         }
     }
+}
+
+/// Whoever panicked while it held a list of numbers left them as good as before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,6 +12,7 @@ mod library;
 mod logs;
 mod models;
 mod node;
+mod pings;
 mod pipeline;
 mod planner;
 mod prompt;
@@ -33,8 +34,8 @@ pub use logs::{ClusterLine, LogBook, LogQuery};
 pub use models::{FetchError, Located, Models, Wanted};
 pub use node::Node;
 pub use status::{
-    ForecastView, ManyView, MeasuredView, ModelView, NodeView, PlanView, ProofView, StageView,
-    State, Status, SurvivalView,
+    ForecastView, LinkView, ManyView, MeasuredView, ModelView, NodeView, PlanView, ProofView,
+    StageView, State, Status, SurvivalView,
 };
 
 pub use cairn_engine::SamplerParams;

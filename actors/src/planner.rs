@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cairn_machine::placement::{Input, ModelFacts, Note, Output, PlacementMachine};
+use cairn_machine::placement::{Input, ModelFacts, Note, Output, PlacementMachine, Question};
 use cairn_machine::{pipeline, shard};
 use cairn_wire::control::Plan;
 use ractor::RpcReplyPort;
@@ -40,6 +40,15 @@ impl PlannerRole {
         });
     }
 
+    fn judge(&self, question: Box<Question>) {
+        let wiring = Arc::clone(&self.wiring);
+        tokio::task::spawn_blocking(move || {
+            let number = question.number;
+            let result = question.judge().map(Box::new);
+            wiring.to_planner(Input::Judged { number, result });
+        });
+    }
+
     fn adopted(&self, plan: Arc<Plan>) {
         let split: Vec<String> = plan
             .stages
@@ -60,6 +69,10 @@ impl PlannerRole {
         match note {
             Note::Proposing { plan, stages } => {
                 tracing::info!(%plan, stages, "proposing a plan");
+            }
+            Note::Replanning { why } => tracing::info!("moving layers: {why}"),
+            Note::NotJudged { cause } => {
+                tracing::warn!(cause, "cannot judge the plan in force; it stays");
             }
             Note::NoPlan { cause } => tracing::error!("no plan: {cause}"),
             Note::Abandoned { plan, cause } => tracing::warn!(%plan, cause, "gave a plan up"),
@@ -85,6 +98,11 @@ impl Role for PlannerRole {
         match order {
             Output::Describe { name } => self.describe(name),
             Output::Solve { question, request } => self.solve(question, request),
+            Output::Look => {
+                let (from, seen) = (self.wiring.me, self.wiring.gauges.seen());
+                return Some(Input::Seen { from, seen });
+            }
+            Output::Judge(question) => self.judge(question),
             Output::Send { to, message } => self.wiring.send_control(to, &message),
             Output::Load { plan, stage } => {
                 self.wiring.to_shard(shard::Input::Load { plan, stage });

@@ -9,7 +9,7 @@ use cairn_wire::frame::DataFrame;
 use cairn_wire::id::NodeId;
 use tokio::runtime::Handle;
 
-use crate::discovery::News;
+use crate::discovery::Talk;
 use crate::logs::relay::Relay;
 use crate::pipeline::link_ready;
 use crate::shell::{Guard, Msg};
@@ -49,7 +49,7 @@ impl Router {
             | Event::Unreachable { .. }
             | Event::DiscoveryFailed { .. }) => {
                 // An actor that has ended has said so already.
-                drop(actors.discovery.cast(Msg::Other(News(news), None)));
+                drop(actors.discovery.cast(Msg::Other(Talk::News(news), None)));
             }
         }
     }
@@ -65,6 +65,22 @@ impl Router {
                 let fact = member::Input::PeersArrived { peer, list };
                 drop(actors.discovery.cast(Msg::Fact(fact, guard)));
             }
+            Control::Ping(ping) => {
+                let number = ping.number;
+                drop(
+                    actors
+                        .discovery
+                        .cast(Msg::Other(Talk::Ping { peer, number }, guard)),
+                );
+            }
+            Control::Pong(pong) => {
+                let number = pong.number;
+                drop(
+                    actors
+                        .discovery
+                        .cast(Msg::Other(Talk::Pong { peer, number }, guard)),
+                );
+            }
             Control::Leave => {
                 let fact = member::Input::LeaveArrived { peer };
                 drop(actors.discovery.cast(Msg::Fact(fact, guard)));
@@ -74,6 +90,13 @@ impl Router {
                 drop(actors.capability.cast(Msg::Fact(fact, guard)));
             }
             Control::Status(status) => {
+                // The leader judges its plan by it; the others may lead next.
+                let seen = placement::Seen {
+                    stage: status.stage,
+                    links: status.links.clone(),
+                };
+                self.wiring
+                    .to_planner(placement::Input::Seen { from, seen });
                 let fact = capability::Input::StatusArrived { from, status };
                 drop(actors.capability.cast(Msg::Fact(fact, guard)));
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cairn_machine::view::View;
-use cairn_wire::control::{Loss, Plan};
+use cairn_wire::control::{LinkSeen, Loss, Plan};
 use cairn_wire::id::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +133,12 @@ pub struct StageView {
     pub free_bytes: u64,
     /// Forecast time of one decode row in ms.
     pub decode_ms: f64,
+    /// What a decode row was seen to take over the last seconds, in ms; none without traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_decode_ms: Option<f64>,
+    /// How long rows waited for the engine meanwhile, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_wait_ms: Option<f64>,
     /// Forecast time of the first chunk of a prompt in ms.
     pub prefill_chunk_ms: f64,
 }
@@ -217,6 +223,21 @@ pub struct NodeView {
     pub prefix_hits_total: u64,
     /// Rows that were not computed again for it.
     pub prefix_rows_total: u64,
+    /// Its links, as it sees them.
+    #[serde(default)]
+    pub links: Vec<LinkView>,
+}
+
+/// A link as one of its ends sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// The neighbour's name.
+    pub node: String,
+    /// To the neighbour's actors and back, in ms; the lower quartile of the last half minute.
+    pub round_trip_ms: f64,
+    /// How fast large frames come from there; none before one has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Everything that a status is made from, taken at one moment.
@@ -275,6 +296,9 @@ impl Snapshot<'_> {
         let explain = &plan.explain;
         let stages = plan.stages.iter().enumerate().map(|(index, stage)| {
             let expected = explain.stages.get(index);
+            let seen = self.told.statuses.get(&stage.node);
+            let seen = seen.and_then(|status| status.stage);
+            let seen = seen.filter(|seen| seen.plan == plan.id);
             StageView {
                 node: self.node_name(stage.node),
                 id: stage.node.to_string(),
@@ -286,6 +310,8 @@ impl Snapshot<'_> {
                 },
                 free_bytes: expected.map_or(0, |stage| stage.free_bytes),
                 decode_ms: expected.map_or(0.0, |stage| stage.decode_micros as f64 / 1e3),
+                measured_decode_ms: seen.map(|seen| seen.decode_micros as f64 / 1e3),
+                queue_wait_ms: seen.map(|seen| seen.queue_wait_micros as f64 / 1e3),
                 prefill_chunk_ms: expected
                     .map_or(0.0, |stage| stage.prefill_chunk_micros as f64 / 1e3),
             }
@@ -376,6 +402,15 @@ impl Snapshot<'_> {
             frames_refused_total: status.frames_refused_total,
             prefix_hits_total: status.prefix_hits_total,
             prefix_rows_total: status.prefix_rows_total,
+            links: status.links.iter().map(|link| self.link(link)).collect(),
+        }
+    }
+
+    fn link(&self, link: &LinkSeen) -> LinkView {
+        LinkView {
+            node: self.node_name(link.peer),
+            round_trip_ms: link.round_trip_micros as f64 / 1e3,
+            bytes_per_second: (link.bytes_per_second > 0).then_some(link.bytes_per_second),
         }
     }
 }

@@ -16,6 +16,7 @@ use cairn_machine::shard::{Input, Pass, PassItem, PassOutput};
 use cairn_wire::data::{Ask, Prefix, SampledToken, Sampling};
 use cairn_wire::id::{PlanId, SequenceId};
 
+use crate::gauges::PassStart;
 use crate::library::chain;
 use crate::wiring::Wiring;
 
@@ -117,7 +118,10 @@ impl Engine {
                 let sequences = BTreeMap::new();
                 self.stages.insert(plan, Stage { shard, sequences });
             }
-            Job::Drop { plan } => drop(self.stages.remove(&plan)),
+            Job::Drop { plan } => {
+                drop(self.stages.remove(&plan));
+                self.wiring.gauges.dropped(plan);
+            }
             Job::Open {
                 plan,
                 sequence,
@@ -148,11 +152,10 @@ impl Engine {
             }
             Job::Forward(pass) => {
                 let plan = pass.plan;
+                let start = PassStart::from(&pass);
                 let started = Instant::now();
-                let rows = pass.items.iter().map(|item| u64::from(item.span.rows));
-                let rows = rows.sum();
                 let result = self.forward(pass);
-                self.wiring.gauges.forward(rows, started.elapsed());
+                self.wiring.gauges.forward(start, started.elapsed());
                 self.wiring.to_shard(Input::PassDone { plan, result });
                 return;
             }

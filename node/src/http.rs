@@ -7,6 +7,7 @@ mod chat;
 mod cluster;
 mod error;
 mod guard;
+mod metrics;
 mod openai;
 mod request;
 mod stream;
@@ -88,6 +89,7 @@ fn router(node: Node, address: SocketAddr) -> Router {
         .route("/v1/models", get(cluster::models))
         .route("/v1/models/{*name}", get(cluster::model))
         .route("/health", get(cluster::health))
+        .route("/metrics", get(cluster::metrics))
         .route("/cairn/status", get(cluster::status))
         .route("/cairn/plan", get(cluster::plan))
         .route("/cairn/logs", get(cluster::logs))

@@ -9,7 +9,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use picture::render;
+pub(crate) use picture::{millis, render};
 
 /// Everything that there is to show of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -62,6 +62,9 @@ pub(crate) struct StagePage {
     /// Forecast time of one decode row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) decode_ms: Option<f64>,
+    /// What a decode row was seen to take over the last seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) measured_decode_ms: Option<f64>,
     /// Forecast time of the first chunk of a prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) prefill_chunk_ms: Option<f64>,

@@ -98,6 +98,7 @@ fn page(args: &WhatIfArgs, request: &Request, plan: &Plan) -> PlanPage {
         memory_bytes: 0,
         free_bytes: Some(times.free_bytes),
         decode_ms: Some(times.decode_micros as f64 / 1e3),
+        measured_decode_ms: None,
         prefill_chunk_ms: Some(times.prefill_chunk_micros as f64 / 1e3),
         standbys: stage.standbys.iter().map(names).collect(),
     });

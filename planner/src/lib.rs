@@ -38,7 +38,7 @@ pub use plan::{
     Forecast, Limit, Loss, Plan, Proof, Reason, Stage, StageForecast, Standby, Survival, Why,
 };
 pub use replan::{
-    Decision, Drift, History, Margin, Observed, Replan, Review, review, should_replan,
+    Decision, Drift, History, Known, Margin, Observed, Replan, Review, review, should_replan,
 };
 pub use replicas::{Pipeline, pipelines};
 pub use request::{LayerCost, Model, Objective, Part, Request, SEARCH_STEPS, Strategy};

@@ -2,11 +2,13 @@
 //!
 //! Judges numbers that others measured; has no clock, and sets nothing in motion.
 
+mod history;
 mod review;
 
 use crate::device::Device;
 
-pub use review::{History, Observed, Review, review};
+pub use history::{History, Known};
+pub use review::{Observed, Review, review};
 
 /// How far and how long reality must differ before layers move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::model::{self, Model};
 use crate::node::{LOOK, Node, program};
+use crate::quota::Quota;
 
 /// What a small cluster takes for anything, times ten: machines that test are busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,7 +39,8 @@ pub(crate) struct Cluster {
     pub(crate) name: String,
     pub(crate) secret: String,
     pub(crate) dir: TempDir,
-    _gate: MutexGuard<'static, ()>,
+    /// None for a cluster beside another of the same test.
+    _gate: Option<MutexGuard<'static, ()>>,
 }
 
 impl Cluster {
@@ -65,8 +67,31 @@ impl Cluster {
         Self::of(model::real(), temporary(), &here)
     }
 
+    /// A second cluster in the same test, with the same model and a strategy of its own.
+    pub(crate) fn beside(&self, strategy: &str) -> Self {
+        let port = free_udp_port().to_string();
+        let here = ["--listen", "127.0.0.1:0", "--mdns-port", &port];
+        let mut cluster = Self::gated(self.model.clone(), temporary(), &here, None);
+        cluster.name = format!("{}-{strategy}", self.name);
+        cluster.set_strategy(strategy);
+        cluster
+    }
+
+    /// Of the nodes that are started from now on.
+    pub(crate) fn set_strategy(&mut self, strategy: &str) {
+        self.flags[1] = strategy.to_owned();
+    }
+
     fn of(model: Model, dir: TempDir, flags: &[&str]) -> Self {
-        let gate = gate();
+        Self::gated(model, dir, flags, Some(gate()))
+    }
+
+    fn gated(
+        model: Model,
+        dir: TempDir,
+        flags: &[&str],
+        gate: Option<MutexGuard<'static, ()>>,
+    ) -> Self {
         let common = ["--strategy", "uniform", "--log-level", "debug"];
         let flags = [&common, flags].concat();
         Self {
@@ -117,6 +142,16 @@ impl Cluster {
         let node = Node::spawn(name, &dir, launcher, &mut command);
         self.nodes.push(node);
         self.nodes.last_mut().expect("one was just added")
+    }
+
+    /// Starts a node under a quota of processor time, and does not wait.
+    pub(crate) fn spawn_under(&mut self, quota: &Quota, name: &str, flags: &[&str]) {
+        let dir = self.data_dir(name);
+        let mut command = self.up(name, &quota.launcher());
+        command.args(flags);
+        // Only the node runs under the quota, not the clients that ask it.
+        let node = Node::spawn(name, &dir, Vec::new(), &mut command);
+        self.nodes.push(node);
     }
 
     /// `cairn up` with everything that a node of this cluster needs.

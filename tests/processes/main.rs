@@ -13,10 +13,12 @@ mod model;
 mod namespace;
 mod node;
 mod output;
+mod quota;
 
 mod client;
 mod demo;
 mod footprint;
+mod heterogeneous;
 mod hosts;
 mod membership;
 mod refusals;

@@ -15,6 +15,8 @@ use crate::rng::mix;
 
 /// Decoder layers of the model.
 pub const LAYERS: u32 = 12;
+/// Weights of a layer.
+pub const LAYER_BYTES: u64 = 1 << 20;
 /// Tokens that it knows.
 const VOCABULARY: u64 = 1_000;
 /// A hidden row is one word, carried as four numbers that every float holds exactly.
@@ -23,7 +25,7 @@ const WIDTH: u32 = 4;
 /// What the model's file would say.
 pub fn facts() -> ModelFacts {
     let layer = LayerCost {
-        weight_bytes: 1 << 20,
+        weight_bytes: LAYER_BYTES,
         macs_per_row: 1 << 20,
         kv_bytes_per_token: 64,
         ..LayerCost::default()
@@ -107,6 +109,12 @@ impl Engine {
     /// The plans whose layers are in memory.
     pub fn plans(&self) -> impl Iterator<Item = PlanId> {
         self.loaded.keys().copied()
+    }
+
+    /// How many layers of a plan are in memory.
+    pub fn layers(&self, plan: PlanId) -> u32 {
+        let loaded = self.loaded.get(&plan);
+        loaded.map_or(0, |loaded| loaded.layers.end - loaded.layers.start)
     }
 
     /// Makes room for a sequence, which may start with the rows of another.

@@ -1,7 +1,9 @@
 //! What goes wrong and when: a script made from a seed. Carries nothing out.
 
 use cairn_machine::Tick;
+use cairn_planner::Strategy;
 
+use crate::host::Device;
 use crate::net::Seat;
 use crate::rng::Rng;
 
@@ -28,6 +30,10 @@ pub enum Fault {
     Split(u64),
     /// Every cut ends.
     Heal,
+    /// A node's passes take so many thousandths of what it told.
+    Slow(Seat, u64),
+    /// A node's passes vary by so many thousandths, up and down.
+    Noise(Seat, u64),
 }
 
 /// How nodes learn of each other.
@@ -48,6 +54,10 @@ pub struct Script {
     pub seats: usize,
     /// How they find each other.
     pub discovery: Discovery,
+    /// How layers are shared out.
+    pub strategy: Strategy,
+    /// What every node runs on; drawn for each if none.
+    pub device: Option<Device>,
     /// A seat whose node cannot load what it says it can.
     pub overstated: Option<Seat>,
     /// In order of time.
@@ -102,6 +112,8 @@ impl Script {
         Script {
             seats,
             discovery,
+            strategy: Strategy::Uniform,
+            device: None,
             overstated,
             faults,
             quiet_at,
@@ -114,6 +126,8 @@ impl Script {
         Script {
             seats,
             discovery: Discovery::Multicast,
+            strategy: Strategy::Uniform,
+            device: None,
             overstated: None,
             faults: all(seats).map(start).collect(),
             quiet_at: Tick(seats as u64 * apart_millis),

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use cairn_machine::capability::{self, CapabilityMachine};
 use cairn_machine::member::{self, Membership, Timing};
 use cairn_machine::pipeline::{self, PipelineMachine, Request, RequestId};
-use cairn_machine::placement::{self, PlacementMachine};
+use cairn_machine::placement::{self, PlacementMachine, Seen};
+use cairn_machine::seen::StageTimes;
 use cairn_machine::shard::{self, ShardMachine};
 use cairn_machine::{Machine, Tick};
 use cairn_planner::Strategy;
@@ -42,8 +43,25 @@ pub struct Birth {
     pub first_term: u64,
     /// Whether its memory is what it says.
     pub memory: Memory,
+    /// How layers are shared out.
+    pub strategy: Strategy,
+    /// How much it has and how fast it is.
+    pub device: Device,
     /// Draws times and orders.
     pub rng: Rng,
+}
+
+/// A node's device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Memory that it tells.
+    pub memory_bytes: u64,
+    /// What it tells of its speed.
+    pub bytes_per_second: u64,
+    /// What a pass takes in truth, in thousandths of what that speed promises.
+    pub slowness_permille: u64,
+    /// How far that varies from pass to pass, up and down, in thousandths.
+    pub noise_permille: u64,
 }
 
 /// Whether a node's memory is what it says.
@@ -149,6 +167,8 @@ pub struct Host {
     shard: ShardMachine,
     pipeline: PipelineMachine,
     engine: Engine,
+    device: Device,
+    times: StageTimes,
     links: BTreeMap<NodeId, Link>,
     mailboxes: [VecDeque<Mail>; 5],
     jobs: BTreeMap<(Tick, u64), Job>,
@@ -167,7 +187,7 @@ impl Host {
         };
         let placement = placement::Config {
             me: birth.me,
-            strategy: Strategy::Uniform,
+            strategy: birth.strategy,
             default_model: "hash".into(),
             context: CONTEXT,
             sequences: SEQUENCES,
@@ -175,9 +195,9 @@ impl Host {
         let measured = Capability {
             name: birth.me.to_string(),
             version: "0".into(),
-            memory_bytes: 1 << 30,
+            memory_bytes: birth.device.memory_bytes,
             threads: 1,
-            decode_bytes_per_second: birth.rng.between(1, 9) << 30,
+            decode_bytes_per_second: birth.device.bytes_per_second,
             prefill_macs_per_second: birth.rng.between(1, 9) << 30,
             wish: None,
         };
@@ -191,6 +211,8 @@ impl Host {
             shard: ShardMachine::default(),
             pipeline: PipelineMachine::new(birth.me, birth.boot),
             engine: Engine::default(),
+            device: birth.device,
+            times: StageTimes::default(),
             links: BTreeMap::new(),
             mailboxes: Default::default(),
             jobs: BTreeMap::new(),
@@ -200,6 +222,24 @@ impl Host {
         let measured = Mail::Capability(capability::Input::Measured(measured));
         host.later(now, 100, Job::Mail(Box::new(measured)));
         host
+    }
+
+    /// From now on the device is so fast, whatever it told.
+    pub fn set_slowness(&mut self, permille: u64) {
+        self.device.slowness_permille = permille;
+    }
+
+    /// From now on its times vary so much.
+    pub fn set_noise(&mut self, permille: u64) {
+        self.device.noise_permille = permille;
+    }
+
+    /// What it sees of itself.
+    fn seen(&self, now: Tick) -> Seen {
+        Seen {
+            stage: self.times.seen(now),
+            links: Vec::new(),
+        }
     }
 
     /// Takes in one fact.
@@ -321,7 +361,7 @@ impl Host {
     /// Lets the machines work until all mailboxes are empty.
     fn settle(&mut self, now: Tick) {
         self.drain_member();
-        self.drain_capability();
+        self.drain_capability(now);
         self.drain_placement(now);
         self.drain_shard(now);
         self.drain_pipeline(now);
@@ -338,7 +378,7 @@ impl Host {
                 }
                 Mail::Capability(input) => {
                     self.capability.handle(now, input);
-                    self.drain_capability();
+                    self.drain_capability(now);
                 }
                 Mail::Placement(input) => {
                     self.placement.handle(now, input);

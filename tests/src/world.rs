@@ -10,11 +10,12 @@ use cairn_machine::Tick;
 use cairn_machine::member::{DialFailure, DialId, Event, Input, Members};
 use cairn_machine::pipeline::{Abort, RequestId};
 use cairn_machine::placement::Note;
+use cairn_planner::Strategy;
 use cairn_wire::id::{BootId, NodeId};
 
 use crate::check::{self, Checker};
 use crate::fault::{Discovery, Fault, Script};
-use crate::host::{Fact, Host, Order};
+use crate::host::{Device, Fact, Host, Order};
 use crate::net::{ConnId, Lane, Net, Packet, Seat, Way};
 use crate::rng::{Rng, mix};
 
@@ -54,7 +55,11 @@ pub struct World {
     rng: Rng,
     checker: Checker,
     events: Vec<(Tick, Seat, Event)>,
+    strategy: Strategy,
+    device: Option<Device>,
     overstated: Option<Seat>,
+    /// What people were told of plans, in order.
+    notes: Vec<(Tick, Seat, Note)>,
     asked: BTreeMap<(Seat, BootId, RequestId), Asked>,
     requests: u64,
     aborts: Vec<(Tick, Seat, Abort)>,
@@ -170,7 +175,10 @@ impl World {
             rng,
             checker: Checker::default(),
             events: Vec::new(),
+            strategy: script.strategy.clone(),
+            device: script.device,
             overstated: script.overstated,
+            notes: Vec::new(),
             asked: BTreeMap::new(),
             requests: 0,
             aborts: Vec::new(),
@@ -273,6 +281,11 @@ impl World {
     /// What people were told, in order.
     pub fn events(&self) -> &[(Tick, Seat, Event)] {
         &self.events
+    }
+
+    /// What people were told of plans, in order.
+    pub fn notes(&self) -> &[(Tick, Seat, Note)] {
+        &self.notes
     }
 
     /// The node of a seat.
@@ -445,6 +458,7 @@ impl World {
                     !matches!(note, Note::Refused { .. }),
                     "an honest node is refused"
                 );
+                self.notes.push((self.now, seat, note));
             }
             Order::Event(event) => {
                 self.remember(|| format!("{seat:?} says {event:?}"));

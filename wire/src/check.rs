@@ -6,7 +6,7 @@
 
 use crate::control::{
     Abandon, Capability, Control, Explain, Heartbeat, LoadFailed, LogLine, ModelRef, NodeStatus,
-    PeerAddress, Plan,
+    PeerAddress, Ping, Plan,
 };
 use crate::data::{ArchivedRows, Credit, Failed, Open, Sampled, Sampling};
 use crate::limits::*;
@@ -106,11 +106,15 @@ pub(crate) fn control(control: &Control) -> Result<(), Violation> {
             at_most("log lines", lines.len(), LOG_LINES_MAX)?;
             lines.iter().try_for_each(line)
         }
+        Control::Status(NodeStatus { links, .. }) => at_most("links", links.len(), SEEN_MAX),
+        Control::Ping(Ping { filler, .. }) => {
+            at_most("bytes of filler", filler.len(), PING_BYTES_MAX)
+        }
         // Numbers only, and any number is a legal one.
-        Control::Status(NodeStatus { .. })
-        | Control::Loaded(_)
+        Control::Loaded(_)
         | Control::Adopt(_)
         | Control::LogsWanted(_)
+        | Control::Pong(_)
         | Control::Leave => Ok(()),
     }
 }
@@ -160,6 +164,7 @@ fn explain(explain: &Explain) -> Result<(), Violation> {
     at_most("reasons", explain.reasons.len(), NODES_MAX)?;
     at_most("stage forecasts", explain.stages.len(), STAGES_MAX)?;
     at_most("losses", explain.survives.len(), STAGES_MAX)?;
+    at_most("drifts", explain.drifts.len(), SEEN_MAX)?;
     explain
         .reasons
         .iter()

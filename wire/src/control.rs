@@ -35,6 +35,28 @@ pub enum Control {
     Logs(Vec<LogLine>),
     /// The sender leaves on purpose; what it holds is gone when it closes.
     Leave,
+    /// Once a second, to every member: answer with a [`Control::Pong`], at once.
+    Ping(Ping),
+    /// The answer to a [`Control::Ping`].
+    Pong(Pong),
+}
+
+/// A question for the round trip.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`Ping`]."))]
+pub struct Ping {
+    /// Comes back as it is; the sender's business.
+    pub number: u64,
+    /// Zeros, of which the receiver sees how fast they come; empty but at the start of a link.
+    pub filler: Vec<u8>,
+}
+
+/// An answer for the round trip.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`Pong`]."))]
+pub struct Pong {
+    /// That of the ping.
+    pub number: u64,
 }
 
 /// A node is alive, and what it thinks of the leadership.
@@ -176,6 +198,25 @@ pub struct Explain {
     pub balance_permille: u32,
     /// One line per device: why this many layers, why none.
     pub reasons: Vec<Reason>,
+    /// What the leader knew of devices that are not as fast as they told, so that whoever leads
+    /// next does not give them their layers back.
+    pub drifts: Vec<Drift>,
+    /// What forecasts were off by where nothing else was known, in thousandths; 0 is unknown.
+    pub shared_permille: u64,
+}
+
+/// What a device's stage was seen to take, beside what its own figures made the planner expect.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`Drift`]."))]
+pub struct Drift {
+    /// The device.
+    pub node: NodeId,
+    /// Weight bytes per second that it told when that was seen.
+    pub told_bytes_per_second: u64,
+    /// Forecast for one decode row by that figure.
+    pub forecast_micros: u64,
+    /// Seen.
+    pub measured_micros: u64,
 }
 
 /// What one stage is expected to do.
@@ -289,6 +330,34 @@ pub struct NodeStatus {
     pub prefix_hits_total: u64,
     /// Rows that were not computed again for it.
     pub prefix_rows_total: u64,
+    /// What its stage was seen to take lately; none while it serves nothing.
+    pub stage: Option<StageSeen>,
+    /// What it sees of its links.
+    pub links: Vec<LinkSeen>,
+}
+
+/// What a stage was seen to take over the last seconds.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`StageSeen`]."))]
+pub struct StageSeen {
+    /// The plan that it is a stage of.
+    pub plan: PlanId,
+    /// The engine's time for a pass of one decode row.
+    pub decode_micros: u64,
+    /// How long rows waited for the engine before a pass.
+    pub queue_wait_micros: u64,
+}
+
+/// What a node sees of its link with a neighbour.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`LinkSeen`]."))]
+pub struct LinkSeen {
+    /// The neighbour.
+    pub peer: NodeId,
+    /// From this node to the neighbour's actors and back; 0 is not measured yet.
+    pub round_trip_micros: u64,
+    /// How fast large frames come from the neighbour; 0 is not measured yet.
+    pub bytes_per_second: u64,
 }
 
 /// A request for log lines.

@@ -23,6 +23,11 @@ pub const TEXT_BYTES_MAX: usize = 512;
 pub const LOG_LINES_MAX: usize = 128;
 /// Bytes of one log line's text.
 pub const LOG_TEXT_BYTES_MAX: usize = 4096;
+/// Links that one status tells of, and devices that one plan calls slower than they told.
+pub const SEEN_MAX: usize = 256;
+/// Filler of one ping: enough to time, little enough that at a megabit per second it does not
+/// hold a heartbeat up for as long as silence lasts.
+pub const PING_BYTES_MAX: usize = 64 << 10;
 /// Rows of one frame.
 pub const ROWS_MAX: usize = 4096;
 /// Spans of one frame.

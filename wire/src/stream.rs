@@ -5,6 +5,7 @@
 //! cost a third of a small frame's round trip.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -17,6 +18,18 @@ use crate::violation::Violation;
 const GROWTH_BYTES: usize = 1 << 20;
 /// A larger buffer is not kept for the next frame.
 const SPARE_BYTES_MAX: usize = 64 << 10;
+
+/// Smaller frames are not timed: most of one is there before it is looked for.
+const TIMED_BYTES_MIN: usize = 32 << 10;
+
+/// How long a large frame took to come, from its first bytes to its last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Bytes of the frame.
+    pub bytes: usize,
+    /// Time since its prelude was read.
+    pub took: Duration,
+}
 
 /// Why no frame came.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +51,7 @@ pub struct FrameReader<R> {
     stream: R,
     plane: Plane,
     spare: Buffer,
+    transfer: Option<Transfer>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -47,7 +61,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             stream,
             plane,
             spare: Buffer::new(),
+            transfer: None,
         }
+    }
+
+    /// How fast the last frame came, if it was large enough to tell; told once.
+    pub fn take_transfer(&mut self) -> Option<Transfer> {
+        self.transfer.take()
     }
 
     /// The next message of a control stream. Cancelling loses bytes: the stream is then spent.
@@ -79,6 +99,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     async fn raw(&mut self) -> Result<RawFrame, ReadError> {
         let prelude_bytes = self.prelude().await?;
         let frame_bytes = Prelude::parse(&prelude_bytes, self.plane)?.frame_bytes();
+        let since = (frame_bytes >= TIMED_BYTES_MIN).then(Instant::now);
         let mut buffer = std::mem::take(&mut self.spare);
         buffer.clear();
         buffer.extend_from_slice(&prelude_bytes);
@@ -90,6 +111,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             buffer.resize(filled + step, 0);
             self.stream.read_exact(&mut buffer[filled..]).await?;
         }
+        self.transfer = since.map(|since| Transfer {
+            bytes: frame_bytes,
+            took: since.elapsed(),
+        });
         Ok(RawFrame::new(buffer, self.plane)?)
     }
 

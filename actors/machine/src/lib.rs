@@ -12,6 +12,7 @@ mod outbox;
 pub mod pipeline;
 pub mod placement;
 pub mod plan;
+pub mod seen;
 pub mod shard;
 pub mod view;
 

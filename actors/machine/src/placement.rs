@@ -17,13 +17,15 @@ use crate::{Machine, Tick};
 mod follow;
 mod lead;
 mod request;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
 use follow::Follower;
 use lead::{Announcement, Leader};
-pub use request::{to_request, to_wire};
+pub use request::{Corrections, to_request, to_wire};
+pub use watch::{Judgement, Question, Seen};
 
 /// What the user decides about plans.
 #[derive(Clone, Debug)]
@@ -71,6 +73,20 @@ pub enum Input {
         question: u64,
         /// The plan, or why there is none.
         plan: Result<cairn_planner::Plan, String>,
+    },
+    /// A member told what it sees of its stage and its links; this node by [`Output::Look`].
+    Seen {
+        /// Who.
+        from: NodeId,
+        /// What.
+        seen: Seen,
+    },
+    /// The answer to [`Output::Judge`].
+    Judged {
+        /// The number of the question.
+        number: u64,
+        /// The answer, or why there is none.
+        result: Result<Box<Judgement>, String>,
     },
     /// This node's shard has loaded its stage of a plan, or cannot.
     StageLoaded {
@@ -138,6 +154,10 @@ pub enum Output {
         /// The question.
         request: Box<Request>,
     },
+    /// Feed back what this node sees of its own stage and links.
+    Look,
+    /// Let the planner judge the plan in force ([`Question::judge`]). May take a second.
+    Judge(Box<Question>),
     /// Send to a peer.
     Send {
         /// To whom.
@@ -180,6 +200,16 @@ pub enum Note {
         plan: PlanId,
         /// Its split.
         stages: usize,
+    },
+    /// Layers move because another plan is better by what was measured.
+    Replanning {
+        /// Who is slower than forecast, which layers move, and what it gains.
+        why: String,
+    },
+    /// The plan in force cannot be judged; it stays.
+    NotJudged {
+        /// Why.
+        cause: String,
     },
     /// No plan can be made now; tried again when something changes.
     NoPlan {
@@ -247,6 +277,8 @@ impl PlacementMachine {
 
     fn members_changed(&mut self, now: Tick, view: View) {
         self.view = view;
+        let nodes = &self.view.nodes;
+        self.leader.watch.retain(|node| nodes.contains(node));
         if self.leads() {
             let adopted = self.follower.adopted.clone();
             let view = &self.view;
@@ -369,6 +401,16 @@ impl Machine for PlacementMachine {
             Input::Solved { question, plan } => {
                 self.leader
                     .solved(now, &self.view, question, plan, &mut self.outputs);
+            }
+            Input::Seen { from, seen } => {
+                self.leader.watch.told(now, from, seen);
+                if self.leads() && from == self.me {
+                    self.leader.ask(now, &self.view, &mut self.outputs);
+                }
+            }
+            Input::Judged { number, result } => {
+                self.leader
+                    .judged(now, &self.view, number, result, &mut self.outputs);
             }
             Input::StageLoaded { plan, result } => self.stage_loaded(now, plan, result),
             Input::Probed { plan, result } => {

@@ -321,7 +321,13 @@ impl ShardMachine {
             spans: items.iter().map(|item| item.span).collect(),
             tokens: items.iter().flat_map(PassItem::tokens).collect(),
         });
-        self.outbox.push(Output::Forward(Pass { plan, items }));
+        let waits = items.iter().map(|item| now.millis_since(item.arrived));
+        let waited_millis = waits.max().unwrap_or(0);
+        self.outbox.push(Output::Forward(Pass {
+            plan,
+            items,
+            waited_millis,
+        }));
     }
 
     fn pass_done(&mut self, now: Tick, plan: PlanId, result: Result<PassOutput, String>) {

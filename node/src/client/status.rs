@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use cairn_actors::{NodeView, State, Status};
+use cairn_actors::{NodeView, StageView, State, Status};
 
 use super::Api;
 use crate::cli::ViewArgs;
 use crate::exit::Failure;
 use crate::observe::hue;
+use crate::plan_view::millis;
 use crate::terminal::{self, Paint, Table, Tone, size};
 
 /// Cells of the bar that shows a node's layers.
@@ -66,7 +67,8 @@ pub(crate) fn render(status: &Status, paint: Paint) -> String {
     }
     lines.push(String::new());
     let layer_count = status.model.as_ref().map_or(0, |model| model.layers);
-    lines.push(nodes(&status.nodes, layer_count, paint));
+    let stages = status.plan.as_ref().map_or(&[][..], |plan| &plan.stages);
+    lines.push(nodes(&status.nodes, stages, layer_count, paint));
     lines.join("\n")
 }
 
@@ -90,9 +92,11 @@ fn headline(status: &Status, paint: Paint) -> String {
     )
 }
 
-fn nodes(nodes: &[NodeView], layer_count: u32, paint: Paint) -> String {
+/// One line per member. A token's time on its stage is told as forecast and, while there is
+/// traffic, as measured.
+fn nodes(nodes: &[NodeView], stages: &[StageView], layer_count: u32, paint: Paint) -> String {
     let mut table = Table::new(&[
-        "NODE", "", "LAYERS", "", "MEMORY", "OFFERS", "PASS", "UP", "ID",
+        "NODE", "", "LAYERS", "", "MEMORY", "OFFERS", "A TOKEN", "MEASURED", "UP", "ID",
     ]);
     for node in nodes {
         let role = match (node.leader, node.me) {
@@ -108,10 +112,9 @@ fn nodes(nodes: &[NodeView], layer_count: u32, paint: Paint) -> String {
         row.cell(layers_text(node));
         row.cell(size(node.resident_bytes))
             .cell(size(node.memory_usable_bytes));
-        row.cell(match node.rows_total {
-            0 => "-".to_owned(),
-            _ => format!("{:.2} ms", node.forward_ms),
-        });
+        let stage = stages.iter().find(|stage| stage.id == node.id);
+        row.cell(millis(stage.map(|stage| stage.decode_ms)))
+            .cell(millis(stage.and_then(|stage| stage.measured_decode_ms)));
         row.cell(terminal::span(Duration::from_millis(node.uptime_ms)));
         row.toned(Tone::Dim, &*node.id);
     }

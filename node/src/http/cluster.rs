@@ -42,6 +42,12 @@ pub(crate) async fn status(State(node): State<Node>) -> Json<Status> {
     Json(node.status().await)
 }
 
+/// The same as numbers, for Prometheus.
+pub(crate) async fn metrics(State(node): State<Node>) -> Response {
+    let kind = [(header::CONTENT_TYPE, super::metrics::CONTENT_TYPE)];
+    (kind, super::metrics::render(&node.status().await)).into_response()
+}
+
 /// The adopted plan.
 pub(crate) async fn plan(State(node): State<Node>) -> Result<Response, ApiError> {
     let status = node.status().await;

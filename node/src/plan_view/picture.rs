@@ -108,11 +108,15 @@ fn stages(page: &PlanPage, paint: Paint) -> String {
     let runs = stages.iter().any(|stage| stage.memory_bytes > 0);
     let free = stages.iter().any(|stage| stage.free_bytes.is_some());
     let timed = stages.iter().any(|stage| stage.decode_ms.is_some());
+    let measured = stages
+        .iter()
+        .any(|stage| stage.measured_decode_ms.is_some());
     let most = stages.iter().map(used_bytes).max().unwrap_or(0).max(1);
     let mut head = vec!["STAGE", "NODE", "LAYERS", "", "MEMORY", ""];
     head.extend(runs.then_some("PLANNED"));
     head.extend(free.then_some("FREE"));
     head.extend(timed.then_some("A TOKEN"));
+    head.extend(measured.then_some("MEASURED"));
     head.extend((!page.survives.is_empty()).then_some("WHEN IT IS LOST"));
     let mut table = Table::new(&head);
     for (index, stage) in stages.iter().enumerate() {
@@ -138,10 +142,10 @@ fn stages(page: &PlanPage, paint: Paint) -> String {
             row.toned(Tone::Dim, stage.free_bytes.map_or("-".to_owned(), size));
         }
         if timed {
-            row.cell(match stage.decode_ms {
-                Some(decode) => format!("{decode:.2} ms"),
-                None => "-".to_owned(),
-            });
+            row.cell(millis(stage.decode_ms));
+        }
+        if measured {
+            row.cell(millis(stage.measured_decode_ms));
         }
         if let Some(survival) = page.survives.iter().find(|one| one.node == stage.node) {
             let (tone, text) = loss(survival, stage);
@@ -149,6 +153,14 @@ fn stages(page: &PlanPage, paint: Paint) -> String {
         }
     }
     table.render(paint)
+}
+
+/// A time, if there is one.
+pub(crate) fn millis(time: Option<f64>) -> String {
+    match time {
+        Some(time) => format!("{time:.2} ms"),
+        None => "-".to_owned(),
+    }
 }
 
 /// What the process was seen to take, else what was planned.

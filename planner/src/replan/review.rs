@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::{Decision, Drift, Margin, Replan, should_replan};
+use super::{Decision, Drift, History, Margin, should_replan};
 use crate::device::DeviceId;
 use crate::plan::{Forecast, Plan};
 use crate::request::{Request, Strategy};
@@ -20,17 +20,6 @@ pub struct Observed {
     /// One decode row through all of the stage's layers, in microseconds; a median over
     /// many rows, waiting left out. Zero counts as not measured.
     pub decode_micros: u64,
-}
-
-/// What earlier reviews left behind. Start with the default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct History {
-    /// For how long the candidate was better, and how long to rest.
-    pub replan: Replan,
-    /// The last drift of each device, and the decode speed that it told then. Kept when a
-    /// device loses its stage, or it would look as fast as before and get it back; until
-    /// it is measured anew and tells another speed.
-    drifts: BTreeMap<DeviceId, (Drift, u64)>,
 }
 
 /// The outcome of a judgement.
@@ -53,8 +42,9 @@ pub struct Review {
 ///
 /// Where two stages or more were observed, what all of them share is taken to be an error
 /// of the forecast rather than of a device, and is applied to the devices of which nothing
-/// is known too: they would look better than they are otherwise. A single stage that is
-/// slow says nothing about others.
+/// is known too: they would look better than they are otherwise. A stage alone is compared
+/// with what was usual over the last two minutes of reviews: a drift that it always had is
+/// the forecast's error, and one that is new is its own.
 ///
 /// `request` holds the devices as their own measurement told, not as corrected before;
 /// `running` are the ranges that the observed times belong to.
@@ -70,28 +60,13 @@ pub fn review(
     margin: Margin,
 ) -> Result<Review, NoPlan> {
     let forecast = plan(&custom(request, running))?.forecast;
-    let seen = drifts(&forecast, observed);
-    let told = |id: DeviceId| {
-        let device = request.devices.iter().find(|device| device.id == id);
-        device.map_or(0, |device| device.decode_bytes_per_second)
-    };
-    let mut drifts = history.drifts.clone();
-    drifts.retain(|id, (_, speed)| told(*id) == *speed);
-    drifts.extend(seen.iter().map(|(id, drift)| (*id, (*drift, told(*id)))));
-    let shared = match seen.len() {
-        0 | 1 => None,
-        _ => seen.values().min_by_key(|drift| drift.permille()),
-    };
-    let mut corrected = request.clone();
-    for device in &mut corrected.devices {
-        let own = drifts.get(&device.id).map(|(drift, _)| drift);
-        if let Some(drift) = own.or(shared) {
-            *device = drift.correct(device);
-        }
-    }
+    let mut history = history.clone();
+    history.note(request, &drifts(&forecast, observed));
+    let corrected = history.correct(request);
     let candidate = plan(&corrected)?;
     let running = plan(&custom(&corrected, running))?;
-    let (replan, decision) = should_replan(
+    let decision;
+    (history.replan, decision) = should_replan(
         history.replan,
         running.proof.objective_nanos,
         candidate.proof.objective_nanos,
@@ -101,7 +76,7 @@ pub fn review(
         running,
         candidate,
         decision,
-        history: History { replan, drifts },
+        history,
     })
 }
 

@@ -194,3 +194,75 @@ fn a_split_that_holds_no_more_is_an_error() {
     );
     assert!(matches!(judged, Err(crate::NoPlan::BadCustom(_))));
 }
+
+/// Reviews one stage that takes so many thousandths of its forecast, and follows each move.
+/// When layers moved.
+fn alone(permilles: impl IntoIterator<Item = u64>, history: &mut History) -> Vec<usize> {
+    let request = Request::new(model(4), cluster(&[(9, 100), (9, 95), (9, 90)]));
+    let mut running = plan(&request).expect("fits");
+    assert_eq!(running.stages.len(), 1, "the fastest holds all");
+    let first = running.stages[0].device;
+    let mut moves = Vec::new();
+    for (place, permille) in permilles.into_iter().enumerate() {
+        let forecast = plan(&Request {
+            strategy: Strategy::Custom(ranges(&running)),
+            ..request.clone()
+        });
+        let stages = forecast.expect("valid").forecast.stages;
+        // Whoever takes over is off by as much as the first was in the beginning.
+        let seen = stages.iter().map(|stage| Observed {
+            device: stage.device,
+            decode_micros: match stage.device == first {
+                true => stage.decode_micros * permille / 1000,
+                false => stage.decode_micros * 2,
+            },
+        });
+        let seen: Vec<Observed> = seen.collect();
+        let judged = review(&request, &ranges(&running), &seen, history, Margin::calm());
+        let judged = judged.expect("still valid");
+        *history = judged.history;
+        if let Decision::Move { .. } = judged.decision {
+            moves.push(place);
+            running = judged.candidate;
+        }
+    }
+    moves
+}
+
+#[test]
+fn a_stage_alone_that_was_always_slower_than_forecast_stays() {
+    assert_eq!(alone([2000; 300], &mut History::default()), []);
+}
+
+#[test]
+fn a_stage_alone_with_noise_stays() {
+    let mut dice = Dice::new(3);
+    let noise: Vec<u64> = (0..10_000).map(|_| 1840 + dice.below(320)).collect();
+    assert_eq!(alone(noise, &mut History::default()), []);
+}
+
+#[test]
+fn a_stage_alone_that_grows_slow_is_relieved_once() {
+    let mut permilles = vec![2000; 20];
+    permilles.extend(vec![6000; 300]);
+    let mut history = History::default();
+    assert_eq!(alone(permilles, &mut history), [24]);
+    let known: Vec<u64> = history
+        .known()
+        .map(|(_, one)| one.drift.permille())
+        .collect();
+    assert!(known.contains(&6000), "it is remembered as slow: {known:?}");
+}
+
+#[test]
+fn whoever_leads_next_does_not_give_the_layers_back() {
+    let request = Request::new(model(4), cluster(&[(9, 100), (9, 95), (9, 90)]));
+    let mut permilles = vec![1000; 20];
+    permilles.extend(vec![4000; 20]);
+    let mut history = History::default();
+    alone(permilles, &mut history);
+    let told = History::told_by_another(history.known(), history.shared_permille().unwrap_or(0));
+    let split = |history: &History| ranges(&plan(&history.correct(&request)).expect("fits"));
+    assert_eq!(split(&told), split(&history));
+    assert_ne!(split(&told), ranges(&plan(&request).expect("fits")));
+}

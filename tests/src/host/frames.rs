@@ -58,6 +58,11 @@ impl Host {
                 Mail::Capability(capability::Input::CapabilityArrived { from, capability })
             }
             Control::Status(status) => {
+                let seen = placement::Seen {
+                    stage: status.stage,
+                    links: status.links.clone(),
+                };
+                self.post(Mail::Placement(placement::Input::Seen { from, seen }));
                 Mail::Capability(capability::Input::StatusArrived { from, status })
             }
             Control::Propose(plan) => {
@@ -72,7 +77,10 @@ impl Host {
             Control::Abandon(abandon) => {
                 Mail::Placement(placement::Input::Abandon { from, abandon })
             }
-            Control::LogsWanted(_) | Control::Logs(_) => return,
+            // Hosts see no round trips: their time is the world's.
+            Control::Ping(_) | Control::Pong(_) | Control::LogsWanted(_) | Control::Logs(_) => {
+                return;
+            }
         };
         self.post(mail);
     }

@@ -1,8 +1,10 @@
 //! Carrying out what the machines of a host order: at once, or as a job that takes a while.
 
+use cairn_machine::placement::Seen;
 use cairn_machine::view::View;
 use cairn_machine::{Machine, Tick, capability, member, pipeline, placement, shard};
 use cairn_wire::control::{Control, NodeStatus, Plan};
+use cairn_wire::id::PlanId;
 
 use super::{Answer, Host, Job, Mail, Memory, Order};
 use crate::engine;
@@ -48,12 +50,18 @@ impl Host {
         self.post(Mail::Pipeline(pipeline::Input::Members(view)));
     }
 
-    pub(super) fn drain_capability(&mut self) {
+    pub(super) fn drain_capability(&mut self, now: Tick) {
         while let Some(output) = self.capability.poll() {
             match output {
                 capability::Output::TakeStatus => {
-                    let status = capability::Input::StatusTaken(NodeStatus::default());
-                    self.post(Mail::Capability(status));
+                    let Seen { stage, links } = self.seen(now);
+                    let status = NodeStatus {
+                        stage,
+                        links,
+                        ..NodeStatus::default()
+                    };
+                    let taken = capability::Input::StatusTaken(status);
+                    self.post(Mail::Capability(taken));
                 }
                 capability::Output::Send { to, message } => self.send_control(to, &message),
                 capability::Output::Changed(capabilities) => {
@@ -84,6 +92,18 @@ impl Host {
                     let millis = self.rng.between(1, 50);
                     self.later(now, millis, Job::Mail(Box::new(Mail::Placement(solved))));
                 }
+                placement::Output::Look => {
+                    let (from, seen) = (self.me, self.seen(now));
+                    self.post(Mail::Placement(placement::Input::Seen { from, seen }));
+                }
+                placement::Output::Judge(mut question) => {
+                    question.request.search_steps = 100;
+                    let number = question.number;
+                    let result = question.judge().map(Box::new);
+                    let judged = placement::Input::Judged { number, result };
+                    let millis = self.rng.between(1, 50);
+                    self.later(now, millis, Job::Mail(Box::new(Mail::Placement(judged))));
+                }
                 placement::Output::Send { to, message } => self.send_control(to, &message),
                 placement::Output::Load { plan, stage } => {
                     self.post(Mail::Shard(shard::Input::Load { plan, stage }));
@@ -110,7 +130,10 @@ impl Host {
                     let millis = self.rng.between(20, 500);
                     self.later(now, millis, Job::Load { plan, stage });
                 }
-                shard::Output::DropLayers { plan } => self.engine.drop_layers(plan),
+                shard::Output::DropLayers { plan } => {
+                    self.engine.drop_layers(plan);
+                    self.times.forget(plan);
+                }
                 shard::Output::StageLoaded { plan, result } => {
                     let loaded = placement::Input::StageLoaded { plan, result };
                     self.post(Mail::Placement(loaded));
@@ -130,7 +153,12 @@ impl Host {
                     let plan = pass.plan;
                     let result = self.engine.forward(&pass);
                     let done = shard::Input::PassDone { plan, result };
-                    let millis = self.rng.between(1, 5);
+                    let micros = self.pass_micros(plan);
+                    if pass.is_one_row() {
+                        let waited_micros = pass.waited_millis * 1_000;
+                        self.times.decoded(now, plan, micros, waited_micros);
+                    }
+                    let millis = micros.div_ceil(1_000).max(self.rng.between(1, 5));
                     self.later(now, millis, Job::Mail(Box::new(Mail::Shard(done))));
                 }
                 shard::Output::Send { to, frame } => {
@@ -140,6 +168,16 @@ impl Host {
                 }
             }
         }
+    }
+
+    /// What a pass over the layers of a plan takes: its weights at the device's true speed.
+    fn pass_micros(&mut self, plan: PlanId) -> u64 {
+        let device = self.device;
+        let bytes = u64::from(self.engine.layers(plan)) * engine::LAYER_BYTES;
+        let told = bytes * 1_000_000 / device.bytes_per_second;
+        let least = 1_000 - device.noise_permille;
+        let noise = self.rng.between(least, 1_000 + device.noise_permille);
+        told * device.slowness_permille / 1_000 * noise / 1_000
     }
 
     pub(super) fn loaded(&mut self, plan: &Plan, stage: u16) {

@@ -8,7 +8,7 @@ use cairn_wire::id::BootId;
 
 use super::{ANNOUNCE_MILLIS, Happening, LEAVE_MILLIS, Running, Sabotage, State, World};
 use crate::fault::{Discovery, Fault};
-use crate::host::{Birth, Fact, Host, Memory};
+use crate::host::{Birth, Device, Fact, Host, Memory};
 use crate::net::{ConnId, Packet, Seat, Way};
 
 impl World {
@@ -37,6 +37,16 @@ impl World {
                 self.net.cut(other, one);
             }
             Fault::Split(bits) => self.split(bits),
+            Fault::Slow(seat, permille) => {
+                if let Some(run) = self.run_at(seat) {
+                    run.host.set_slowness(permille);
+                }
+            }
+            Fault::Noise(seat, permille) => {
+                if let Some(run) = self.run_at(seat) {
+                    run.host.set_noise(permille);
+                }
+            }
             Fault::Heal => {
                 self.net.heal();
                 for (conn, way, lane, at, packets) in self.net.waiting() {
@@ -75,7 +85,15 @@ impl World {
         } else {
             Memory::AsStated
         };
+        let drawn = Device {
+            memory_bytes: 1 << 30,
+            bytes_per_second: self.rng.between(1, 9) << 30,
+            slowness_permille: 1_000,
+            noise_permille: 0,
+        };
         let birth = Birth {
+            strategy: self.strategy.clone(),
+            device: self.device.unwrap_or(drawn),
             me: chair.id,
             boot,
             first_term,

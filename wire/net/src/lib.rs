@@ -18,6 +18,7 @@ mod noise;
 mod roster;
 mod session;
 mod shared;
+mod speed;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -176,6 +177,12 @@ impl Net {
                 why: Refused::NoLink,
             })),
         }
+    }
+
+    /// How fast large frames have come from `peer` lately, in bytes per second; nothing before
+    /// one has come.
+    pub fn received_bytes_per_second(&self, peer: NodeId) -> Option<u64> {
+        self.shared.roster().link(&peer)?.speed.bytes_per_second()
     }
 
     /// Ends every session, takes the announcement back, stops the thread and waits

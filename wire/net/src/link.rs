@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use crate::credit::{Allowance, Grants};
 use crate::errand::assist;
 use crate::event::{Refused, Returned};
+use crate::speed::Speed;
 
 /// Control messages waiting to be written. Full: the caller hears `Full` and decides
 /// what a message that it could not send was worth.
@@ -42,6 +43,7 @@ pub(crate) struct Link {
     data: mpsc::Sender<Encoded>,
     pub(crate) allowance: Allowance,
     pub(crate) grants: Arc<Grants>,
+    pub(crate) speed: Speed,
 }
 
 /// Where a session takes from what a [`Link`] was given.
@@ -62,6 +64,7 @@ impl Link {
             data,
             allowance: Allowance::new(),
             grants: Grants::new(),
+            speed: Speed::default(),
         };
         let outbox = Outbox {
             control: control_outbox,

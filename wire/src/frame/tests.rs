@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::{ALIGNMENT, PRELUDE_BYTES};
 use crate::control::{
-    Capability, Explain, Heartbeat, LogLevel, LogLine, Loss, ModelRef, PeerAddress, Plan, Reason,
-    Role, Stage, StageForecast, Survival,
+    Capability, Drift, Explain, Heartbeat, LinkSeen, LogLevel, LogLine, Loss, ModelRef, NodeStatus,
+    PeerAddress, Ping, Plan, Pong, Reason, Role, Stage, StageForecast, StageSeen, Survival,
 };
 use crate::data::{Ask, DType, FailedWhy, Prefix, SampledToken, Sampling};
 use crate::id::{BootId, NodeId, SequenceId, Term};
@@ -144,6 +144,12 @@ fn plan() -> Plan {
                 node: NodeId([3; 32]),
                 loss: Loss::Short(4),
             }],
+            drifts: vec![Drift {
+                node: NodeId([3; 32]),
+                told_bytes_per_second: 4,
+                forecast_micros: 5,
+                measured_micros: 6,
+            }],
             ..Explain::default()
         },
     }
@@ -171,6 +177,24 @@ fn control_messages() -> Vec<Control> {
             prefill_macs_per_second: 50_000_000_000,
             wish: Some("smollm2".to_owned()),
         }),
+        Control::Status(NodeStatus {
+            stage: Some(StageSeen {
+                plan: plan_id(),
+                decode_micros: 1,
+                queue_wait_micros: 2,
+            }),
+            links: vec![LinkSeen {
+                peer: NodeId([2; 32]),
+                round_trip_micros: 3,
+                bytes_per_second: 4,
+            }],
+            ..NodeStatus::default()
+        }),
+        Control::Ping(Ping {
+            number: 7,
+            filler: vec![0; 9],
+        }),
+        Control::Pong(Pong { number: 7 }),
         Control::Propose(Box::new(plan())),
         Control::Adopt(plan_id()),
         Control::Logs(vec![LogLine {
@@ -441,7 +465,12 @@ fn the_largest_legal_messages_encode() {
         };
         limits::NODES_MAX
     ];
-    for message in [peers, logs, Control::Propose(Box::new(plan))] {
+    plan.explain.drifts = vec![plan.explain.drifts[0]; limits::SEEN_MAX];
+    let ping = Control::Ping(Ping {
+        number: 1,
+        filler: vec![0; limits::PING_BYTES_MAX],
+    });
+    for message in [peers, logs, ping, Control::Propose(Box::new(plan))] {
         let encoded = message.encode().expect("within every bound");
         assert_eq!(Control::decode(encoded.bytes()), Ok(message));
     }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use cairn_wire::control::{Abandon, Capability, Control, Plan};
 use cairn_wire::id::{NodeId, PlanId, Term};
 
+use super::request::Corrections;
+use super::watch::{Judgement, Watch, follows_speed};
 use super::{Config, ModelFacts, Note, Output, candidates, to_request, to_wire};
 use crate::Tick;
 use crate::view::View;
@@ -21,6 +23,9 @@ const REPEAT_MILLIS: u64 = 2_000;
 const RETRY_MILLIS: u64 = 5_000;
 /// A node that failed to load is left out of plans for so long.
 const EXCLUDE_MILLIS: u64 = 60_000;
+
+/// A stage that takes longer than so many thousandths of its forecast is named as slow.
+const SLOW_PERMILLE: u64 = 1_100;
 
 /// Why a node is left out, until when.
 #[derive(Clone, Debug)]
@@ -75,6 +80,8 @@ pub(super) struct Leader {
     pub(super) capabilities: BTreeMap<NodeId, Capability>,
     /// Announcements for this node's own follower half, taken by the caller.
     pub(super) to_self: VecDeque<Announcement>,
+    /// What the members tell of their stages; the leader judges its plan by it.
+    pub(super) watch: Watch,
     excluded: BTreeMap<NodeId, Exclusion>,
     facts: Option<ModelFacts>,
     making: Making,
@@ -88,6 +95,8 @@ pub(super) struct Leader {
     epoch: u64,
     question: u64,
     trouble: String,
+    /// Why the plan in force could not be judged, said once.
+    unjudged: Option<String>,
 }
 
 impl Leader {
@@ -96,6 +105,7 @@ impl Leader {
             config,
             capabilities: BTreeMap::new(),
             to_self: VecDeque::new(),
+            watch: Watch::default(),
             excluded: BTreeMap::new(),
             facts: None,
             making: Making::Rest,
@@ -106,6 +116,7 @@ impl Leader {
             epoch: 0,
             question: 0,
             trouble: String::new(),
+            unjudged: None,
         }
     }
 
@@ -145,6 +156,7 @@ impl Leader {
             // Whoever made this node renew its term holds later plans than those of the old one.
             self.made_for = None;
             self.told.clear();
+            self.watch.begin(self.config.me, self.in_force.as_deref());
         }
         self.told.retain(|node| view.nodes.contains(node));
         self.excluded.retain(|node, _| view.nodes.contains(node));
@@ -196,7 +208,7 @@ impl Leader {
     pub(super) fn wake(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
         self.excluded.retain(|_, exclusion| now < exclusion.until);
         match &mut self.making {
-            Making::Settle { at } if now >= *at => self.begin(view, outputs),
+            Making::Settle { at } if now >= *at => self.begin(now, view, outputs),
             Making::Load {
                 plan,
                 waiting,
@@ -215,7 +227,12 @@ impl Leader {
                     outputs.push_back(Output::Send { to: *to, message });
                 }
             }
-            Making::Rest => self.consider(now, view),
+            Making::Rest => {
+                self.consider(now, view);
+                if self.is_watching() && self.watch.look(now) {
+                    outputs.push_back(Output::Look);
+                }
+            }
             Making::Settle { .. }
             | Making::Describe { .. }
             | Making::Solve { .. }
@@ -228,12 +245,12 @@ impl Leader {
         match &self.making {
             Making::Settle { at } => Some(*at),
             Making::Load { repeat_at, .. } => Some(*repeat_at),
-            // An exclusion that ends may allow a better plan.
-            Making::Rest => self
-                .excluded
-                .values()
-                .map(|exclusion| exclusion.until)
-                .min(),
+            Making::Rest => {
+                // An exclusion that ends may allow a better plan.
+                let ends = self.excluded.values().map(|exclusion| exclusion.until);
+                let look = self.watch.deadline().filter(|_| self.is_watching());
+                ends.chain(look).min()
+            }
             Making::Describe { .. } | Making::Solve { .. } | Making::Probe { .. } => None,
         }
     }
@@ -256,7 +273,7 @@ impl Leader {
             Ok(facts) => {
                 self.facts = Some(facts);
                 let basis = basis.clone();
-                self.solve(view, basis, outputs);
+                self.solve(now, view, basis, outputs);
             }
             Err(cause) => self.no_plan(now, cause, outputs),
         }
@@ -353,11 +370,115 @@ impl Leader {
         self.consider(now, view);
     }
 
-    fn begin(&mut self, view: &View, outputs: &mut VecDeque<Output>) {
+    /// Whether there is a plan in force that may be replaced by a better one.
+    fn is_watching(&self) -> bool {
+        let at_rest = matches!(self.making, Making::Rest);
+        let serves = self.in_force.is_some() && self.facts.is_some() && self.made_for.is_some();
+        at_rest && serves && follows_speed(&self.config.strategy)
+    }
+
+    /// Asks whether another plan would be better than the one in force.
+    pub(super) fn ask(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
+        let Some(plan) = self.in_force.clone().filter(|_| self.is_watching()) else {
+            return;
+        };
+        let basis = self.basis(view);
+        if self.made_for.as_ref() == Some(&basis) {
+            let request = self.request(now, view, &basis);
+            let question = self.watch.ask(now, &plan, request);
+            outputs.push_back(Output::Judge(Box::new(question)));
+        }
+    }
+
+    /// Moves layers if that was found to be better, and nothing has changed meanwhile.
+    pub(super) fn judged(
+        &mut self,
+        now: Tick,
+        view: &View,
+        number: u64,
+        result: Result<Box<Judgement>, String>,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let Some(judged) = self.watch.answered(now, number) else {
+            return;
+        };
+        let Judgement { better, history } = match result {
+            Ok(judgement) => *judgement,
+            Err(cause) => {
+                if self.unjudged.as_ref() != Some(&cause) {
+                    self.unjudged = Some(cause.clone());
+                    outputs.push_back(Output::Note(Note::NotJudged { cause }));
+                }
+                return;
+            }
+        };
+        self.unjudged = None;
+        self.watch.history = history;
+        let Some(plan) = self.in_force.clone().filter(|plan| plan.id == judged) else {
+            return;
+        };
+        let basis = self.basis(view);
+        let is_current = self.is_watching() && self.made_for.as_ref() == Some(&basis);
+        if let Some((candidate, gain_permille)) = better.filter(|_| is_current) {
+            let why = self.account(&plan, &candidate, gain_permille);
+            outputs.push_back(Output::Note(Note::Replanning { why }));
+            self.propose(now, view, basis, &candidate, outputs);
+        }
+    }
+
+    /// Which node is how much slower than forecast, which layers move, and what that gains.
+    fn account(&self, old: &Plan, candidate: &cairn_planner::Plan, gain_permille: u64) -> String {
+        let share = |permille: u64| format!("{}.{}", permille / 1000, permille % 1000 / 100);
+        let mut parts = Vec::new();
+        for (id, known) in self.watch.history.known() {
+            let node = NodeId(id.0);
+            let permille = known.drift.permille();
+            if old.stages.iter().any(|stage| stage.node == node) && permille > SLOW_PERMILLE {
+                let (name, times) = (self.name(node), share(permille));
+                parts.push(format!("{name} takes {times} times as long as forecast"));
+            }
+        }
+        let mut nodes: Vec<NodeId> = old.stages.iter().map(|stage| stage.node).collect();
+        nodes.extend(candidate.stages.iter().map(|stage| NodeId(stage.device.0)));
+        nodes.sort();
+        nodes.dedup();
+        for node in nodes {
+            let before = old.stages.iter().find(|stage| stage.node == node);
+            let before = before.map_or(0..0, |stage| stage.first..stage.end);
+            let mut stages = candidate.stages.iter();
+            let after = stages.find(|stage| stage.device.0 == node.0);
+            let after = after.map_or(0..0, |stage| stage.layers.clone());
+            if before != after {
+                let words = |range: std::ops::Range<u32>| match range.is_empty() {
+                    true => "none".to_owned(),
+                    false => format!("{}..{}", range.start, range.end),
+                };
+                let (name, before, after) = (self.name(node), words(before), words(after));
+                parts.push(format!("{name} goes from layers {before} to {after}"));
+            }
+        }
+        let percent = gain_permille / 10;
+        parts.push(format!("{percent} % less time per token expected"));
+        parts.join("; ")
+    }
+
+    /// The planner's question for the present members, by their own figures and measured links.
+    fn request(&self, now: Tick, view: &View, basis: &Basis) -> cairn_planner::Request {
+        let facts = self.facts.as_ref().expect("there is a description");
+        let members = self
+            .capabilities
+            .iter()
+            .filter(|(node, _)| basis.nodes.contains(node) && view.nodes.contains(node));
+        let mut request = to_request(&self.config, facts, members);
+        request.links = self.watch.links(now, &request);
+        request
+    }
+
+    fn begin(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
         let basis = self.basis(view);
         let known = self.facts.as_ref().map(|facts| &facts.model.name);
         if known == Some(&basis.model) {
-            self.solve(view, basis, outputs);
+            self.solve(now, view, basis, outputs);
         } else {
             let name = basis.model.clone();
             outputs.push_back(Output::Describe { name });
@@ -365,13 +486,13 @@ impl Leader {
         }
     }
 
-    fn solve(&mut self, view: &View, basis: Basis, outputs: &mut VecDeque<Output>) {
-        let facts = self.facts.as_ref().expect("solve follows a description");
-        let members = self
-            .capabilities
-            .iter()
-            .filter(|(node, _)| basis.nodes.contains(node) && view.nodes.contains(node));
-        let request = Box::new(to_request(&self.config, facts, members));
+    fn solve(&mut self, now: Tick, view: &View, basis: Basis, outputs: &mut VecDeque<Output>) {
+        let told = self.request(now, view, &basis);
+        // A device that was seen to be slow is slow for whoever joins, too.
+        let request = Box::new(match follows_speed(&self.config.strategy) {
+            true => self.watch.history.correct(&told),
+            false => told,
+        });
         self.question += 1;
         let question = self.question;
         outputs.push_back(Output::Solve { question, request });
@@ -392,7 +513,11 @@ impl Leader {
             term: view.term,
             epoch: self.epoch,
         };
-        let plan = to_wire(&self.config, facts, id, solved);
+        let corrections = Corrections {
+            drifts: self.watch.drifts(),
+            shared_permille: self.watch.history.shared_permille().unwrap_or(0),
+        };
+        let plan = to_wire(&self.config, facts, id, solved, corrections);
         if view.missing_owner(&plan).is_some() {
             self.restart(now);
             return;

@@ -1,8 +1,11 @@
 //! Translation between the planner's words and the wire's.
 
-use cairn_planner::{Device, DeviceId, Request, Strategy};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use cairn_planner::{Device, DeviceId, Link, Request, Strategy};
 use cairn_wire::control::{
-    Capability, Explain, Loss, Plan, Reason, Stage, StageForecast, Survival,
+    Capability, Drift, Explain, LinkSeen, Loss, Plan, Reason, Stage, StageForecast, Survival,
 };
 use cairn_wire::id::{NodeId, PlanId};
 
@@ -36,12 +39,67 @@ pub fn to_request<'a>(
     }
 }
 
+/// The running split in the planner's words.
+pub(super) fn ranges(plan: &Plan) -> Vec<(DeviceId, Range<u32>)> {
+    let stages = plan.stages.iter();
+    stages
+        .map(|stage| (DeviceId(stage.node.0), stage.first..stage.end))
+        .collect()
+}
+
+/// The links between the request's devices, as their ends have seen them. A round trip is the
+/// same both ways, so the shorter measurement counts: the longer one was disturbed.
+pub(super) fn links(seen: &BTreeMap<NodeId, &[LinkSeen]>, request: &Request) -> Vec<Link> {
+    let find = |node: DeviceId, peer: DeviceId| {
+        let links = seen.get(&NodeId(node.0))?;
+        links.iter().find(|link| link.peer.0 == peer.0)
+    };
+    let mut links = Vec::new();
+    for to in &request.devices {
+        for from in request.devices.iter().filter(|from| from.id != to.id) {
+            let (here, there) = (find(to.id, from.id), find(from.id, to.id));
+            let both = || here.into_iter().chain(there);
+            let Some(round_trip) = both().map(|link| link.round_trip_micros).min() else {
+                continue;
+            };
+            let speed = both()
+                .map(|link| link.bytes_per_second)
+                .find(|speed| *speed > 0);
+            links.push(Link {
+                from: from.id,
+                to: to.id,
+                round_trip_micros: coarse(round_trip),
+                bytes_per_second: speed.map_or(request.default_link.bytes_per_second, coarse),
+            });
+        }
+    }
+    links
+}
+
+/// Three binary digits are as much as such a measurement is worth. Links that are alike shall
+/// look alike: the planner has far less to search then, and noise changes no question.
+fn coarse(number: u64) -> u64 {
+    let dropped = (u64::BITS - number.leading_zeros()).saturating_sub(3);
+    let half = (1u64 << dropped) >> 1;
+    (number.saturating_add(half) >> dropped) << dropped
+}
+
+/// What a plan was made with besides the devices' own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Corrections {
+    /// Devices that are not as fast as they told.
+    pub drifts: Vec<Drift>,
+    /// What the others are taken to be off by, in thousandths; 0 is unknown.
+    pub shared_permille: u64,
+}
+
 /// The plan as it is proposed.
 pub fn to_wire(
     config: &Config,
     facts: &ModelFacts,
     id: PlanId,
     solved: &cairn_planner::Plan,
+    corrections: Corrections,
 ) -> Plan {
     let stages = solved
         .stages
@@ -85,6 +143,8 @@ pub fn to_wire(
             survives: solved.survives.iter().map(survival).collect(),
             balance_permille: permille(solved.balance),
             reasons,
+            drifts: corrections.drifts,
+            shared_permille: corrections.shared_permille,
         },
     }
 }
@@ -122,4 +182,62 @@ fn strategy_name(strategy: &Strategy) -> &'static str {
 fn permille(share: f64) -> u32 {
     // A score between 0 and 1, so the cast cannot lose more than rounding.
     (share.clamp(0.0, 1.0) * 1000.0).round() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::node;
+
+    #[test]
+    fn figures_are_rounded_to_three_binary_digits() {
+        for (number, rounded) in [
+            (0, 0),
+            (1, 1),
+            (7, 7),
+            (8, 8),
+            (9, 10),
+            (100, 96),
+            (105, 112),
+            (300, 320),
+            (117_000_000, 117_440_512),
+        ] {
+            assert_eq!(coarse(number), rounded, "{number}");
+        }
+        let largest = coarse(u64::MAX);
+        assert!(largest > 0, "no overflow: {largest}");
+    }
+
+    #[test]
+    fn both_ends_of_a_link_tell_of_it() {
+        let device = |number| Device {
+            id: DeviceId(node(number).0),
+            name: String::new(),
+            memory_bytes: 1,
+            decode_bytes_per_second: 1,
+            prefill_macs_per_second: 1,
+        };
+        let devices = [1, 2, 3].map(device).to_vec();
+        let request = Request::new(cairn_planner::Model::default(), devices);
+        let seen = |peer, round_trip_micros, bytes_per_second| LinkSeen {
+            peer: node(peer),
+            round_trip_micros,
+            bytes_per_second,
+        };
+        let one = [seen(2, 64, 0)];
+        let two = [seen(1, 80, 1 << 20), seen(9, 1, 1)];
+        let told = BTreeMap::from([(node(1), &one[..]), (node(2), &two[..])]);
+        let links: Vec<_> = links(&told, &request)
+            .into_iter()
+            .map(|link| {
+                (
+                    link.from.0[0],
+                    link.to.0[0],
+                    link.round_trip_micros,
+                    link.bytes_per_second,
+                )
+            })
+            .collect();
+        assert_eq!(links, [(2, 1, 64, 1 << 20), (1, 2, 64, 1 << 20)]);
+    }
 }

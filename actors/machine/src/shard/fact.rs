@@ -7,6 +7,7 @@ use cairn_wire::data::{Prefix, SampledToken, Sampling, Span};
 use cairn_wire::frame::{DataFrame, RowsFrame};
 use cairn_wire::id::{NodeId, PlanId, SequenceId};
 
+use crate::Tick;
 use crate::outbox::Order;
 use crate::view::View;
 
@@ -135,6 +136,8 @@ pub struct Pass {
     pub plan: PlanId,
     /// Whose rows; no sequence twice.
     pub items: Vec<PassItem>,
+    /// How long the first of them waited for the engine.
+    pub waited_millis: u64,
 }
 
 /// Consecutive rows of one sequence, where they lie in a frame.
@@ -146,6 +149,15 @@ pub struct PassItem {
     pub frame: RowsFrame,
     /// Index of the first row in the frame.
     pub offset: u32,
+    /// When they came.
+    pub arrived: Tick,
+}
+
+impl Pass {
+    /// Whether it is one decode row, or anything like it: what a stage's time is told for.
+    pub fn is_one_row(&self) -> bool {
+        matches!(&self.items[..], [item] if item.span.rows == 1)
+    }
 }
 
 impl PassItem {

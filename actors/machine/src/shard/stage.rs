@@ -255,6 +255,7 @@ impl Stage {
                 span,
                 frame: frame.clone(),
                 offset: offset + replayed,
+                arrived: now,
             });
         }
         Ok(replayed)

@@ -70,6 +70,7 @@ impl Traffic<'_> {
                 Ok(message) => message,
                 Err(error) => return ended(error),
             };
+            self.link.speed.note(stream.take_transfer());
             self.shared.emit(Event::Control {
                 peer: self.peer,
                 message,
@@ -100,6 +101,7 @@ impl Traffic<'_> {
                 Ok(frame) => frame,
                 Err(error) => return ended(error),
             };
+            self.link.speed.note(stream.take_transfer());
             if let DataFrame::Credit(Credit { frames }) = frame {
                 match self.link.allowance.grant(frames) {
                     Ok(true) => self.ready(),

@@ -1,0 +1,194 @@
+//! Nodes of unequal speed: the optimal plan against equal shares, and a node that grows slow.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::cluster::{Cluster, PATIENCE, assert_covers};
+use crate::http::Events;
+use crate::quota::Quota;
+
+/// No node can hold the model alone, two can.
+const MEMORY: &str = "200MiB";
+/// What the optimal plan must gain over equal shares.
+const GAIN_MIN: f64 = 1.3;
+/// From a node's slowdown to the plan without it.
+const RELIEF: Duration = Duration::from_secs(30);
+/// Longer than the pause after a move, so that a second would show.
+const AFTERWARDS: Duration = Duration::from_secs(45);
+const PROMPT: &str = "Tell a long story about a river and a mountain.";
+
+/// Quotas in hundredths of a core; none where the system does not allow them, which is told.
+fn quotas(percents: &[u64]) -> Option<Vec<Quota>> {
+    match percents
+        .iter()
+        .map(|percent| Quota::new(*percent))
+        .collect()
+    {
+        Ok(quotas) => Some(quotas),
+        Err(why) => {
+            println!("skipped, no quotas of processor time here: {why}");
+            None
+        }
+    }
+}
+
+/// Starts `n1`, `n2`, … under these quotas and waits for the plan of all.
+fn start(cluster: &mut Cluster, quotas: &[Quota]) -> Value {
+    for (number, quota) in (1..).zip(quotas) {
+        let flags = ["--memory", MEMORY, "--context", "512"];
+        cluster.spawn_under(quota, &format!("n{number}"), &flags);
+    }
+    cluster.nodes_started();
+    settled(cluster, quotas.len())
+}
+
+/// The status once all are members of one served plan, whoever has a stage in it.
+fn settled(cluster: &mut Cluster, members: usize) -> Value {
+    cluster.wait("all members under one plan", PATIENCE * 2, |cluster| {
+        let all: Option<Vec<Value>> = cluster.nodes().iter().map(|node| node.status()).collect();
+        let all = all?;
+        let first = all.first()?.clone();
+        let alike = all.iter().all(|status| {
+            let here = status["nodes"].as_array().map_or(0, Vec::len);
+            // Reasons name every device that the plan was made with.
+            let known = status["plan"]["reasons"].as_array().map_or(0, Vec::len);
+            let ready = status["state"] == "ready" && status["plan"]["id"] == first["plan"]["id"];
+            ready && here == members && known == members
+        });
+        alike.then_some(first)
+    })
+}
+
+/// The text of an answer and its tokens per second after the first.
+fn read(events: Events) -> (String, f64) {
+    let (mut text, mut first, mut tokens) = (String::new(), None, 0);
+    for event in events {
+        let choice = &event["choices"][0];
+        text.push_str(choice["delta"]["content"].as_str().unwrap_or_default());
+        if choice["logprobs"].is_object() {
+            first.get_or_insert_with(Instant::now);
+            tokens += 1;
+        }
+        assert!(event["error"].is_null(), "{event}");
+    }
+    let took = first.expect("an answer has a token").elapsed();
+    (text, f64::from(tokens - 1) / took.as_secs_f64())
+}
+
+fn ask(cluster: &mut Cluster, max_tokens: u32) -> (String, f64) {
+    let http = cluster.node("n1").http();
+    read(http.stream(PROMPT, max_tokens).expect("an answer begins"))
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+fn layers(status: &Value) -> Vec<(String, u64)> {
+    let stages = status["plan"]["stages"].as_array().expect("stages");
+    let layers = stages.iter().map(|stage| {
+        let name = stage["node"].as_str().expect("an owner").to_owned();
+        let [first, end] = [0, 1].map(|end| stage["layers"][end].as_u64().expect("a layer"));
+        (name, end - first)
+    });
+    layers.collect()
+}
+
+#[test]
+fn the_optimal_plan_beats_equal_shares_on_unequal_nodes() {
+    let percents = [90, 45, 20];
+    let (Some(one), Some(other)) = (quotas(&percents), quotas(&percents)) else {
+        return;
+    };
+    let mut uniform = Cluster::real();
+    let mut optimal = uniform.beside("optimal");
+    println!("uniform: {:?}", layers(&start(&mut uniform, &one)));
+    println!("optimal: {:?}", layers(&start(&mut optimal, &other)));
+    let (mut slow, mut fast) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let (text, rate) = ask(&mut uniform, 40);
+        slow.push(rate);
+        let (same, rate) = ask(&mut optimal, 40);
+        fast.push(rate);
+        assert_eq!(text, same, "a plan shows in an answer");
+    }
+    println!("uniform {slow:.1?} tokens/s, optimal {fast:.1?} tokens/s");
+    let gain = median(fast) / median(slow);
+    println!("gain of the medians: {gain:.2}");
+    assert!(gain >= GAIN_MIN, "{gain:.2}");
+    // Their nodes before their quotas.
+    drop((uniform, optimal));
+    drop((one, other));
+}
+
+#[test]
+fn a_node_that_grows_slow_in_service_is_relieved_once() {
+    let Some(quotas) = quotas(&[60, 60, 60]) else {
+        return;
+    };
+    let mut cluster = Cluster::real();
+    cluster.set_strategy("optimal");
+    let status = start(&mut cluster, &quotas);
+    let (expected, _) = ask(&mut cluster, 300);
+    let status = match settled(&mut cluster, quotas.len()) {
+        // Links and stages were seen for the first time meanwhile.
+        again if again["plan"]["id"] != status["plan"]["id"] => again,
+        _ => status,
+    };
+    let before = layers(&status);
+    println!("before: {before:?}");
+    let (slow, held) = before
+        .iter()
+        .max_by_key(|(_, layers)| *layers)
+        .expect("stages")
+        .clone();
+    let number: usize = slow[1..].parse().expect("a number");
+
+    let http = cluster.node("n1").http();
+    let answer =
+        std::thread::spawn(move || read(http.stream(PROMPT, 300).expect("an answer begins")));
+    cluster.wait("the answer to be under way", PATIENCE, |cluster| {
+        (cluster.nodes()[0].status()?["requests_running"] == 1).then_some(())
+    });
+    let since = Instant::now();
+    quotas[number - 1].set(10);
+    let plan = status["plan"]["id"].clone();
+    let moved = cluster.wait("layers to move", RELIEF, |cluster| {
+        let now = cluster.nodes()[0].status()?;
+        (now["state"] == "ready" && now["plan"]["id"] != plan).then_some(now)
+    });
+    println!(
+        "{slow} slowed, moved after {:?}: {:?}",
+        since.elapsed(),
+        layers(&moved)
+    );
+    assert_covers(&moved["plan"]["stages"], 30);
+    let left = layers(&moved).into_iter().find(|(name, _)| *name == slow);
+    assert!(left.map_or(0, |(_, layers)| layers) < held);
+    let (text, _) = answer.join().expect("the answer is read");
+    assert_eq!(text, expected, "a running answer changed when layers moved");
+    let (text, rate) = ask(&mut cluster, 300);
+    assert_eq!(text, expected, "under the new plan");
+    println!("{rate:.1} tokens/s afterwards");
+    let until = Instant::now() + AFTERWARDS;
+    while Instant::now() < until {
+        ask(&mut cluster, 100);
+    }
+    let moves: usize = cluster
+        .nodes()
+        .iter()
+        .flat_map(|node| node.output.parsed())
+        .filter(|line| {
+            let text = line["text"].as_str().unwrap_or_default();
+            text.starts_with("moving layers") && text.contains(&slow)
+        })
+        .inspect(|line| println!("{}", line["text"]))
+        .count();
+    assert_eq!(moves, 1);
+    let last = cluster.node("n1").status().expect("it answers");
+    assert_eq!(last["plan"]["id"], moved["plan"]["id"]);
+    drop(cluster);
+    drop(quotas);
+}
