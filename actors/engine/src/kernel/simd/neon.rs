@@ -234,6 +234,10 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     unsafe fn to_f32(value: Self::I) -> Self::F {
         float32x4x2_t(vcvtq_f32_s32(value.0), vcvtq_f32_s32(value.1))
     }
+    #[inline(always)]
+    unsafe fn from_bits(bits: Self::I) -> Self::F {
+        float32x4x2_t(vreinterpretq_f32_s32(bits.0), vreinterpretq_f32_s32(bits.1))
+    }
 
     #[inline(always)]
     unsafe fn magnitude(from: *const f32) -> f32 {
@@ -293,15 +297,17 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize>(
+    unsafe fn dot<const BITS: u32, const FROM: usize, const COUNT: usize, const M: usize>(
         weights: &[Self::B; 8],
-        inputs: *const i8,
-        init: i32,
-    ) -> Self::I {
-        match BITS {
-            0..=5 => dots::<DOT, 8, FROM, COUNT>(weights, inputs, init),
-            _ => dots::<DOT, 4, FROM, COUNT>(weights, inputs, init),
-        }
+        inputs: [*const i8; M],
+        inits: [i32; M],
+    ) -> [Self::I; M] {
+        let mut totals = [int32x4x2_t(vdupq_n_s32(0), vdupq_n_s32(0)); M];
+        unrolled!(M, m => totals[m] = match BITS {
+            0..=5 => dots::<DOT, 8, FROM, COUNT>(weights, inputs[m], inits[m]),
+            _ => dots::<DOT, 4, FROM, COUNT>(weights, inputs[m], inits[m]),
+        });
+        totals
     }
 
     #[inline(always)]
@@ -309,7 +315,14 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         weights
     }
     #[inline(always)]
-    unsafe fn dot_signed(weights: &[Self::B; 8], inputs: *const i8, _input_sum: i32) -> Self::I {
-        dots::<DOT, 2, 0, 8>(weights, inputs, 0)
+    unsafe fn dot_signed<const M: usize>(
+        weights: &[Self::B; 8],
+        inputs: [*const i8; M],
+        _input_sums: [i32; M],
+        init: i32,
+    ) -> [Self::I; M] {
+        let mut totals = [int32x4x2_t(vdupq_n_s32(0), vdupq_n_s32(0)); M];
+        unrolled!(M, m => totals[m] = dots::<DOT, 2, 0, 8>(weights, inputs[m], init));
+        totals
     }
 }
