@@ -370,7 +370,7 @@ struct Rows<'a> {
     cos: Tensor,
     /// (count, 1, head_dim / 2, 1)
     sin: Tensor,
-    /// (count, 1, seen): what may be seen is 0, what may not is -inf; none for a single row.
+    /// (count, 1, seen): what may be seen is 0, what may not is -inf; none for a single row that sees all.
     mask: Option<Tensor>,
 }
 
@@ -382,8 +382,12 @@ impl<'a> Rows<'a> {
             .angles(position..position + count, &mut angles);
         let shape = (count, 1, stack.spec.head_dim / 2, 1);
         let seen = position + count;
-        let hidden = |index: usize| index % seen > position + index / seen;
-        let mask: Option<Vec<f32>> = (count > 1).then(|| {
+        let window = stack.spec.window.unwrap_or(seen);
+        let hidden = |index: usize| {
+            let (row, other) = (position + index / seen, index % seen);
+            other > row || other + window <= row
+        };
+        let mask: Option<Vec<f32>> = (count > 1 || window < seen).then(|| {
             let value = |index| {
                 if hidden(index) {
                     f32::NEG_INFINITY
