@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cairn_engine::SamplerParams;
+use cairn_engine::{Device, SamplerParams};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -45,6 +45,8 @@ pub struct Config {
     pub sequences: u32,
     /// Engine threads.
     pub threads: usize,
+    /// What the engine computes on.
+    pub device: Device,
     /// Cap on the memory offered; `None` offers what the system has available.
     pub memory_bytes: Option<u64>,
     /// Where model files come from.

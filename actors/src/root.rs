@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cairn_engine::Threads;
+use cairn_engine::{ShardOptions, Threads};
 use cairn_machine::capability::CapabilityMachine;
 use cairn_machine::member::{Config as MemberConfig, Membership, Timing};
 use cairn_machine::pipeline::PipelineMachine;
@@ -105,7 +105,13 @@ pub(crate) async fn start(
     });
     let planner = spawn(&root, "planner", role, machine, clock).await?;
 
-    let role = ShardRole::new(Arc::clone(wiring), worker, config.threads, binding);
+    let options = ShardOptions {
+        binding,
+        device: config.device,
+        // Each plan brings its own context.
+        ..ShardOptions::new(0, config.threads)
+    };
+    let role = ShardRole::new(Arc::clone(wiring), worker, options);
     let shard = spawn(&root, "shard", role, ShardMachine::default(), clock).await?;
 
     let role = PipelineRole::new(Arc::clone(wiring));

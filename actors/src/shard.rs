@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cairn_engine::{LoadProgress, Shard, ShardOptions, Threads};
+use cairn_engine::{LoadProgress, Shard, ShardOptions};
 use cairn_machine::placement;
 use cairn_machine::shard::{Input, Output, ShardMachine};
 use cairn_wire::control::Plan;
@@ -19,22 +19,16 @@ use crate::worker::{Job, Worker};
 pub(crate) struct ShardRole {
     wiring: Arc<Wiring>,
     worker: Worker,
-    threads: usize,
-    binding: Threads,
+    /// Of every shard, but for its plan's context.
+    options: ShardOptions,
 }
 
 impl ShardRole {
-    pub(crate) fn new(
-        wiring: Arc<Wiring>,
-        worker: Worker,
-        threads: usize,
-        binding: Threads,
-    ) -> Self {
+    pub(crate) fn new(wiring: Arc<Wiring>, worker: Worker, options: ShardOptions) -> Self {
         Self {
             wiring,
             worker,
-            threads,
-            binding,
+            options,
         }
     }
 
@@ -42,11 +36,11 @@ impl ShardRole {
     fn load(&self, plan: Arc<Plan>, stage: u16) {
         let wiring = Arc::clone(&self.wiring);
         let worker = self.worker.clone();
-        let (threads, binding) = (self.threads, self.binding);
+        let options = self.options.clone();
         tokio::task::spawn_blocking(move || {
             let loaded = load(&wiring, &plan, stage, |context| ShardOptions {
-                binding,
-                ..ShardOptions::new(context, threads)
+                context,
+                ..options
             });
             wiring
                 .gauges

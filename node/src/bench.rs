@@ -21,6 +21,7 @@ use crate::{models, terminal};
 struct Report {
     model: String,
     isa: &'static str,
+    device: String,
     threads: usize,
     streams: usize,
     prefill: usize,
@@ -46,12 +47,14 @@ fn engine(args: &BenchEngineArgs) -> Result<(), Failure> {
     let path = locate(&args.model)?;
     let unusable = |error| Failure::new(Exit::Model, error);
     let file = Arc::new(ModelFile::open(&path).map_err(unusable)?);
+    let device = args.device.resolve();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = ShardOptions {
         cache: match args.cache {
             CacheArg::F32 => CacheFormat::F32,
             CacheArg::F16 => CacheFormat::F16,
         },
+        device: device.map_err(|error| Failure::new(Exit::Usage, error))?,
         binding: match args.pin {
             true => Threads::Pinned,
             false => Threads::Free,
@@ -88,6 +91,7 @@ fn report(path: &Path, options: &ShardOptions, workload: &Workload, found: &Thro
     Report {
         model: path.display().to_string(),
         isa: Isa::detect().name(),
+        device: options.device.to_string(),
         threads: options.threads,
         streams: workload.streams,
         prefill: workload.prefill,
@@ -109,10 +113,14 @@ fn render(report: &Report) -> String {
         Some(tokens) => format!("{tokens:.1} tokens/s"),
         None => "not measured".to_owned(),
     };
+    let processor = match report.device.as_str() {
+        "cpu" => report.isa,
+        gpu => gpu,
+    };
     let mut lines = vec![
         format!(
             "{}, {} threads, {}, {} streams, median of {}",
-            report.model, report.threads, report.isa, report.streams, report.rounds
+            report.model, report.threads, processor, report.streams, report.rounds
         ),
         format!(
             "prefill of {}: {}",

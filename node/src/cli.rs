@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use cairn_engine::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Wishes;
@@ -473,6 +474,9 @@ pub(crate) struct BenchEngineArgs {
     /// What keys and values are kept as
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) cache: CacheArg,
+    /// What computes: cpu, cuda:N, metal:N or auto
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: Device,
     /// Bind each thread to a core of its own
     #[arg(long)]
     pub(crate) pin: bool,

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use cairn_actors::Strategy;
+use cairn_engine::Device;
 use clap::Args;
 use serde::Deserialize;
 
@@ -81,6 +82,9 @@ pub(crate) struct Wishes {
     /// Threads that compute; all cores if not given
     #[arg(long, value_name = "COUNT", env = "CAIRN_THREADS")]
     pub(crate) threads: Option<usize>,
+    /// What computes: cpu, cuda:N, metal:N or auto; cpu if not given
+    #[arg(long, value_name = "DEVICE", env = "CAIRN_DEVICE")]
+    pub(crate) device: Option<String>,
     /// Most memory to offer, such as 2GiB; what is free if not given
     #[arg(long, value_name = "SIZE", env = "CAIRN_MEMORY")]
     pub(crate) memory: Option<String>,
@@ -120,6 +124,8 @@ pub(crate) struct Settings {
     pub(crate) sequences: u32,
     /// Engine threads.
     pub(crate) threads: usize,
+    /// What computes.
+    pub(crate) device: Device,
     /// Cap on the memory offered.
     pub(crate) memory_bytes: Option<u64>,
     /// UDP port of mDNS; `None` turns it off.
@@ -183,6 +189,7 @@ impl Wishes {
             context: self.context.or(file.context),
             sequences: self.sequences.or(file.sequences),
             threads: self.threads.or(file.threads),
+            device: self.device.or(file.device),
             memory: self.memory.or(file.memory),
             mdns_port: self.mdns_port.or(file.mdns_port),
             no_mdns: self.no_mdns || file.no_mdns,
@@ -202,13 +209,7 @@ impl Wishes {
         if let Some(name) = &self.name {
             check_name("name", name, &mut faults);
         }
-        let mut peers: Vec<SocketAddr> = Vec::new();
-        for text in &self.peers {
-            match resolve(text) {
-                Ok(found) => peers.extend(found),
-                Err(fault) => faults.push(format!("peer: {fault}")),
-            }
-        }
+        let mut peers = check_peers(&self.peers, &mut faults);
         let cluster = check_cluster(
             join,
             self.cluster,
@@ -240,12 +241,13 @@ impl Wishes {
             u32::try_from(threads).unwrap_or(u32::MAX),
             &mut faults,
         );
+        let device = check_device(self.device.as_deref(), &mut faults);
         let memory_bytes = self.memory.and_then(|text| {
             let size = parse_size(&text).map_err(|fault| format!("memory: {fault}"));
             keep(size, &mut faults)
         });
-        match (faults.is_empty(), cluster, listen, strategy) {
-            (true, Some(cluster), Some(listen), Some(strategy)) => Ok(Settings {
+        match (faults.is_empty(), cluster, listen, strategy, device) {
+            (true, Some(cluster), Some(listen), Some(strategy), Some(device)) => Ok(Settings {
                 model: self.model,
                 name: self.name,
                 cluster,
@@ -257,14 +259,31 @@ impl Wishes {
                 context,
                 sequences,
                 threads,
+                device,
                 memory_bytes,
                 mdns_port: (!self.no_mdns).then_some(self.mdns_port.unwrap_or(MDNS_PORT)),
                 log_level: self.log_level.unwrap_or(Level::Info),
                 warnings,
             }),
-            (_, _, _, _) => Err(Faults(faults)),
+            (_, _, _, _, _) => Err(Faults(faults)),
         }
     }
+}
+
+fn check_peers(texts: &[String], faults: &mut Vec<String>) -> Vec<SocketAddr> {
+    let mut peers = Vec::new();
+    for text in texts {
+        match resolve(text) {
+            Ok(found) => peers.extend(found),
+            Err(fault) => faults.push(format!("peer: {fault}")),
+        }
+    }
+    peers
+}
+
+fn check_device(text: Option<&str>, faults: &mut Vec<String>) -> Option<Device> {
+    let device = text.unwrap_or("cpu").parse();
+    keep(device.map_err(|fault| format!("device: {fault}")), faults)
 }
 
 /// Reads the name of a strategy.

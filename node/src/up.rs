@@ -71,11 +71,13 @@ fn prepare(args: UpArgs) -> Result<Ground, Failure> {
     let home = Home::of_user()?;
     let file = Wishes::read(args.config.as_deref(), &home.config_file).map_err(usage)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let settings = args
+    let mut settings = args
         .wishes
         .or(file)
         .check(args.join.as_deref(), cores)
         .map_err(|faults| usage(faults.into()))?;
+    let device = settings.device.resolve();
+    settings.device = device.map_err(|error| usage(error.into()))?;
     if let Some(model) = &settings.model {
         models::check_name(model).map_err(|error| Failure::new(Exit::Model, error))?;
     }
@@ -202,6 +204,7 @@ fn config(ground: &Ground, cancel: &Cancel) -> Config {
         context: settings.context,
         sequences: settings.sequences,
         threads: settings.threads,
+        device: settings.device,
         memory_bytes: settings.memory_bytes,
         models: Arc::new(Store::new(&ground.home.cache, cancel.clone())),
         logs: ground.logs.clone(),

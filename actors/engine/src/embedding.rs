@@ -49,11 +49,13 @@ impl Embedding {
         tokens: &[u32],
         rows: &mut [f32],
     ) -> Result<(), EngineError> {
-        let mut bytes = vec![0; self.row_bytes];
+        // candle reads a row's bytes as numbers in place, so they start where a number may.
+        let mut words = vec![0u64; self.row_bytes.div_ceil(size_of::<u64>())];
+        let bytes = &mut bytemuck::cast_slice_mut(&mut words)[..self.row_bytes];
         for (&token, row) in tokens.iter().zip(rows.chunks_exact_mut(self.width)) {
             let offset = self.tensor.offset + u64::from(token) * self.row_bytes as u64;
-            file.read_at(&self.tensor.name, offset, &mut bytes)?;
-            let block = self.kind.from_data(Cow::Borrowed(&bytes));
+            file.read_at(&self.tensor.name, offset, bytes)?;
+            let block = self.kind.from_data(Cow::Borrowed(bytes));
             match block.dequantize(self.width).during("embedding")? {
                 CpuStorage::F32(values) => row.copy_from_slice(&values),
                 other => unreachable!("candle dequantises to f32, not {:?}", storage_type(&other)),

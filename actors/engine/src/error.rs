@@ -188,6 +188,14 @@ pub enum EngineError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The device is not in this machine, or this build cannot use its kind.
+    #[error("device {device}: {source}")]
+    Device {
+        /// The device that was asked for.
+        device: crate::Device,
+        /// candle's error.
+        source: candle_core::Error,
+    },
     /// A tensor operation failed.
     #[error("{operation}: {source}")]
     Compute {

@@ -211,7 +211,7 @@ impl Stack {
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
             scale: 1.0 / (spec.head_dim as f32).sqrt(),
-            window: None,
+            window: spec.window,
         };
         let mixed = scratch.mixed.begin(rows);
         let queries = (&scratch.projected[..], stride);

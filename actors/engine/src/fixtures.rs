@@ -41,6 +41,8 @@ pub struct TinyModel {
     pub rope_base: f32,
     /// Divisors of the rotary frequencies, if any (head_dim / 2).
     pub rope_factors: Option<Vec<f32>>,
+    /// Rows that a row sees, if not all.
+    pub window: Option<usize>,
     /// Epsilon of the norms.
     pub norm_epsilon: f32,
     /// Changes every weight; 0 gives the weights of the golden logits.
@@ -84,6 +86,7 @@ impl TinyModel {
             tied: Tied::Separate,
             rope_base: 10_000.0,
             rope_factors: None,
+            window: None,
             norm_epsilon: 1e-6,
             seed: 0,
         }
@@ -157,6 +160,9 @@ impl TinyModel {
         writer.meta("llama.attention.value_length", size(self.head_dim));
         writer.meta("llama.rope.dimension_count", size(self.head_dim));
         writer.meta("llama.rope.freq_base", Meta::F32(self.rope_base));
+        if let Some(window) = self.window {
+            writer.meta("llama.attention.sliding_window", size(window));
+        }
         let epsilon = "llama.attention.layer_norm_rms_epsilon";
         writer.meta(epsilon, Meta::F32(self.norm_epsilon));
     }

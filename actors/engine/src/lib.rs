@@ -12,6 +12,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 #![deny(missing_docs)]
 
+mod device;
 mod embedding;
 mod error;
 mod fast;
@@ -38,6 +39,7 @@ mod weights;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
 
+pub use device::Device;
 pub use error::EngineError;
 pub use file::{LayerCost, LayerCosts, ModelFile};
 pub use gguf::TensorType;

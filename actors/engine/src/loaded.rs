@@ -6,36 +6,37 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::device::Device;
 use crate::error::EngineError;
 use crate::{fast, portable};
 
 /// What the shards of one file hold, by compute path.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    pub(crate) fast_blocks: Store<fast::Block>,
-    pub(crate) fast_heads: Store<fast::Head>,
-    pub(crate) portable_blocks: Store<portable::Block>,
-    pub(crate) portable_heads: Store<portable::Head>,
+    pub(crate) fast_blocks: Store<u32, fast::Block>,
+    pub(crate) fast_heads: Store<u32, fast::Head>,
+    pub(crate) portable_blocks: Store<(Device, u32), portable::Block>,
+    pub(crate) portable_heads: Store<Device, portable::Head>,
 }
 
 /// Shared parts of one kind.
 #[derive(Debug)]
-pub(crate) struct Store<T>(Mutex<BTreeMap<u32, Weak<T>>>);
+pub(crate) struct Store<K, T>(Mutex<BTreeMap<K, Weak<T>>>);
 
-impl<T> Default for Store<T> {
-    fn default() -> Store<T> {
+impl<K, T> Default for Store<K, T> {
+    fn default() -> Store<K, T> {
         Store(Mutex::new(BTreeMap::new()))
     }
 }
 
-impl<T> Store<T> {
+impl<K: Ord, T> Store<K, T> {
     /// The part under `index`, loaded now unless some shard still holds it.
     ///
     /// The lock is held while loading: two shards that want the same layer at
     /// once must not both read it.
     pub(crate) fn get_or_load(
         &self,
-        index: u32,
+        index: K,
         load: impl FnOnce() -> Result<T, EngineError>,
     ) -> Result<Arc<T>, EngineError> {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

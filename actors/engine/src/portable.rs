@@ -3,7 +3,8 @@
 //! The oracle for the kernels and the way onto other devices; not fast. On a
 //! CPU each row is computed alone, because candle's matrix product rounds
 //! differently for different row counts and the same row must give the same
-//! bits in every batch.
+//! bits in every batch. On a GPU that would cost too much: there the rows of a
+//! span are computed together, and where a prompt is cut shows in the last bits.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -237,21 +238,25 @@ impl Stack {
     pub(crate) fn load(
         file: &ModelFile,
         layers: Range<u32>,
-        device: Device,
+        on: crate::Device,
         report: &mut Report<'_>,
     ) -> Result<Stack, EngineError> {
         let spec = file.spec().clone();
+        let device = on.open()?;
         let mut blocks = Vec::with_capacity(layers.len());
         for layer in layers.clone() {
             let load = || Block::load(file, layer, &device);
-            let block = file.loaded().portable_blocks.get_or_load(layer, load)?;
+            let block = file
+                .loaded()
+                .portable_blocks
+                .get_or_load((on, layer), load)?;
             report.layer(block.bytes());
             blocks.push(block);
         }
         let mut head = None;
         if layers.end == spec.layers {
             let load = || Head::load(file, &device);
-            let loaded = file.loaded().portable_heads.get_or_load(0, load)?;
+            let loaded = file.loaded().portable_heads.get_or_load(on, load)?;
             report.head(loaded.bytes());
             head = Some(loaded);
         }
@@ -370,7 +375,7 @@ struct Rows<'a> {
     cos: Tensor,
     /// (count, 1, head_dim / 2, 1)
     sin: Tensor,
-    /// (count, 1, seen): what may be seen is 0, what may not is -inf; none for a single row.
+    /// (count, 1, seen): what may be seen is 0, what may not is -inf; none for a single row that sees all.
     mask: Option<Tensor>,
 }
 
@@ -382,8 +387,12 @@ impl<'a> Rows<'a> {
             .angles(position..position + count, &mut angles);
         let shape = (count, 1, stack.spec.head_dim / 2, 1);
         let seen = position + count;
-        let hidden = |index: usize| index % seen > position + index / seen;
-        let mask: Option<Vec<f32>> = (count > 1).then(|| {
+        let window = stack.spec.window.unwrap_or(seen);
+        let hidden = |index: usize| {
+            let (row, other) = (position + index / seen, index % seen);
+            other > row || other + window <= row
+        };
+        let mask: Option<Vec<f32>> = (count > 1 || window < seen).then(|| {
             let value = |index| {
                 if hidden(index) {
                     f32::NEG_INFINITY

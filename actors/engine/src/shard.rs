@@ -9,6 +9,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::device::Device;
 use crate::embedding::Embedding;
 use crate::error::EngineError;
 use crate::file::ModelFile;
@@ -21,7 +22,7 @@ use crate::stack::Stack;
 pub enum ComputePath {
     /// The fastest path that this CPU and this model's quantisation have.
     Auto,
-    /// candle's own operations, on the CPU.
+    /// candle's own operations.
     Portable,
 }
 
@@ -34,6 +35,8 @@ pub struct ShardOptions {
     pub threads: usize,
     /// Which implementation runs.
     pub path: ComputePath,
+    /// What computes. On a GPU it is always the portable path.
+    pub device: Device,
     /// What the caches of keys and values are kept as. The portable path always
     /// keeps 32-bit floats.
     pub cache: CacheFormat,
@@ -66,13 +69,14 @@ impl Threads {
 }
 
 impl ShardOptions {
-    /// Options with the path chosen by what the machine can do, a cache of
+    /// Options for the CPU with the path chosen by what it can do, a cache of
     /// 32-bit floats, and threads that run where the system puts them.
     pub fn new(context: usize, threads: usize) -> ShardOptions {
         ShardOptions {
             context,
             threads,
             path: ComputePath::Auto,
+            device: Device::Cpu,
             cache: CacheFormat::F32,
             binding: Threads::Free,
         }
@@ -199,7 +203,8 @@ impl Shard {
     /// # Errors
     /// [`EngineError::LayerRange`] when the range is empty or out of bounds,
     /// [`EngineError::ContextTooLong`] when the model was not made for that many rows,
-    /// [`EngineError::UnsupportedQuantisation`] when a needed tensor has no implementation.
+    /// [`EngineError::UnsupportedQuantisation`] when a needed tensor has no implementation,
+    /// [`EngineError::Device`] when the device is not there.
     pub fn load(
         file: &Arc<ModelFile>,
         layers: Range<u32>,
@@ -220,15 +225,16 @@ impl Shard {
             0 => Some(Embedding::new(file)?),
             _ => None,
         };
+        let stack = Stack::load(file, layers.clone(), options, &mut report)?;
         Ok(Shard {
             file: Arc::clone(file),
-            stack: Stack::load(file, layers.clone(), options, &mut report)?,
             layers,
             context: options.context,
-            cache: match options.path {
-                ComputePath::Auto => options.cache,
-                ComputePath::Portable => CacheFormat::F32,
+            cache: match &stack {
+                Stack::Fast(_) => options.cache,
+                Stack::Portable(_) => CacheFormat::F32,
             },
+            stack,
             embedding,
             slots: BTreeMap::new(),
             slots_opened: 0,

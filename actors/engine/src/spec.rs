@@ -36,6 +36,9 @@ pub struct Spec {
     pub vocabulary: usize,
     /// Rows that the model was trained to attend over.
     pub context_max: usize,
+    /// Rows that a row sees, itself included (Beltagy et al., arXiv:2004.05150); all before it
+    /// where there is no window.
+    pub window: Option<usize>,
     /// Whether the head projects with the embedding's table.
     pub tied_embeddings: Tied,
     /// Beginning-of-sequence id.
@@ -112,6 +115,10 @@ impl Spec {
             rope: Rope::read(&keys)?,
             norm_epsilon: keys.number("attention.layer_norm_rms_epsilon")? as f32,
             vocabulary,
+            window: match gguf.unsigned(&keys.full("attention.sliding_window"))? {
+                None | Some(0) => None,
+                Some(_) => Some(keys.size("attention.sliding_window")?),
+            },
             context_max: keys.size("context_length")?,
             tied_embeddings: match gguf.tensor("output.weight") {
                 Some(_) => Tied::Separate,

@@ -4,8 +4,7 @@
 
 use std::ops::Range;
 
-use candle_core::Device;
-
+use crate::device::Device;
 use crate::error::EngineError;
 use crate::file::ModelFile;
 use crate::shard::{ComputePath, Placed, Report, ShardOptions, SlotId};
@@ -25,13 +24,13 @@ impl Stack {
         options: &ShardOptions,
         report: &mut Report<'_>,
     ) -> Result<Stack, EngineError> {
-        Ok(match options.path {
+        Ok(match (options.path, options.device.resolve()?) {
             // The kernels have a form for every CPU and for every format that candle knows.
-            ComputePath::Auto => {
+            (ComputePath::Auto, Device::Cpu) => {
                 Stack::Fast(Box::new(fast::Stack::load(file, layers, options, report)?))
             }
-            ComputePath::Portable => {
-                let stack = portable::Stack::load(file, layers, Device::Cpu, report)?;
+            (ComputePath::Auto | ComputePath::Portable, device) => {
+                let stack = portable::Stack::load(file, layers, device, report)?;
                 Stack::Portable(Box::new(stack))
             }
         })

@@ -28,7 +28,7 @@ fn all_faults_come_together() {
     let wrong = wishes(
         "name = 'a b'\ncluster = ''\nsecret = ' '\npeers = ['nowhere']\nhttp = '1.2.3.4'\n\
          listen = 'x:y'\nstrategy = 'best'\ncontext = 0\nsequences = 0\nthreads = 0\n\
-         memory = 'much'\nmodel = ''",
+         device = 'tpu'\nmemory = 'much'\nmodel = ''",
     );
     let Faults(faults) = wrong.check(None, 1).unwrap_err();
     for field in [
@@ -42,6 +42,7 @@ fn all_faults_come_together() {
         "context",
         "sequences",
         "threads",
+        "device",
         "memory",
         "model",
     ] {
@@ -51,7 +52,7 @@ fn all_faults_come_together() {
             .count();
         assert_eq!(count, 1, "{field} in {faults:#?}");
     }
-    assert_eq!(faults.len(), 12);
+    assert_eq!(faults.len(), 13);
 }
 
 #[test]

@@ -14,7 +14,13 @@ fn cases() -> Vec<(&'static str, TinyModel)> {
         head_dim: 32,
         ..TinyModel::new(4)
     };
+    // A llama but for its window, which the prompt is longer than.
+    let windowed = TinyModel {
+        window: Some(16),
+        ..TinyModel::new(4)
+    };
     vec![
+        ("mistral", windowed),
         ("llama", TinyModel::new(4)),
         ("llama_headdim", wide_heads),
         ("llama3_rope", llama3),

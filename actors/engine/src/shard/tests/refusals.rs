@@ -37,21 +37,53 @@ fn an_unknown_tensor_in_a_layer_is_refused_by_name() {
 }
 
 #[test]
-fn unsupported_quantisations_are_refused_only_when_needed() {
-    let mut writer = TinyModel::new(2).writer();
-    writer.remove_tensor("blk.1.ffn_up.weight");
-    let kind = TensorType::Unknown(77);
-    writer.tensor("blk.1.ffn_up.weight", &[64, 160], kind, vec![0; 4096]);
-    let file = model(&writer.bytes());
-    for path in PATHS {
-        shard(&file, 0..1, &options(path));
-        let error = Shard::load(&file, 1..2, &options(path), &mut |_| {}).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "tensor `blk.1.ffn_up.weight`: quantisation ggml type 77 is not supported"
-        );
+fn unsupported_quantisations_are_refused_by_name_and_only_when_needed() {
+    // Every number that ggml has given or may give next.
+    for kind in (0..=48).chain([77]).map(TensorType::from_number) {
+        let tiny = TinyModel {
+            // Whole blocks of every type.
+            width: 256,
+            ..TinyModel::new(2)
+        };
+        let mut writer = tiny.writer();
+        writer.remove_tensor("blk.1.ffn_up.weight");
+        let block = kind.block().unwrap_or((1, 1));
+        let bytes = vec![0; (256 * 160 / block.0 * block.1) as usize];
+        writer.tensor("blk.1.ffn_up.weight", &[256, 160], kind, bytes);
+        let file = model(&writer.bytes());
+        for path in PATHS {
+            shard(&file, 0..1, &options(path));
+            let loaded = Shard::load(&file, 1..2, &options(path), &mut |_| {});
+            if COMPUTED.contains(&kind) {
+                loaded.unwrap();
+                continue;
+            }
+            assert_eq!(
+                loaded.unwrap_err().to_string(),
+                format!("tensor `blk.1.ffn_up.weight`: quantisation {kind} is not supported")
+            );
+        }
     }
+    assert_eq!(TensorType::IQ4_XS.to_string(), "IQ4_XS");
+    assert_eq!(TensorType::Unknown(77).to_string(), "ggml type 77");
 }
+
+/// What a layer may be quantised to.
+const COMPUTED: [TensorType; 13] = [
+    TensorType::F32,
+    TensorType::F16,
+    TensorType::BF16,
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q8_0,
+    TensorType::Q2_K,
+    TensorType::Q3_K,
+    TensorType::Q4_K,
+    TensorType::Q5_K,
+    TensorType::Q6_K,
+];
 
 #[test]
 fn only_own_bytes_are_mapped() {
