@@ -19,6 +19,10 @@ const PAUSE: Duration = Duration::from_secs(35);
 const PROMPT: &str = "Tell a long story about a river and a mountain.";
 
 /// Quotas in hundredths of a core; none where the system does not allow them, which is told.
+#[expect(
+    clippy::print_stdout,
+    reason = "whoever reads the log must see what was not run"
+)]
 fn quotas(percents: &[u64]) -> Option<Vec<Quota>> {
     match percents
         .iter()
@@ -129,7 +133,9 @@ fn calm(cluster: &mut Cluster) -> Value {
 
 #[test]
 fn the_optimal_plan_beats_equal_shares_on_unequal_nodes() {
-    let percents = [90, 45, 12];
+    // A stage computes for a fraction of a token's time, and a quota counts the pauses in
+    // between as well: only one well below that fraction makes a node slow.
+    let percents = [90, 45, 6];
     let (Some(one), Some(other)) = (quotas(&percents), quotas(&percents)) else {
         return;
     };
@@ -180,7 +186,7 @@ fn a_node_that_grows_slow_in_service_is_relieved_once() {
         (cluster.nodes()[0].status()?["requests_running"] == 1).then_some(())
     });
     let since = Instant::now();
-    quotas[number - 1].set(10);
+    quotas[number - 1].set(15);
     let plan = status["plan"]["id"].clone();
     let moved = cluster.wait("layers to move", RELIEF, |cluster| {
         let now = cluster.nodes()[0].status()?;
