@@ -7,8 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Short, so that a quota slows each pass alike instead of stopping one of many.
-const PERIOD_MICROS: u64 = 10_000;
+/// Short, so that a quota slows each pass alike instead of stopping one of many, and long enough
+/// that a twentieth of it is still a quota: the kernel takes none below a millisecond.
+const PERIOD_MICROS: u64 = 20_000;
 
 /// A share of one core for the processes in it; gone when dropped, which is after they are.
 #[derive(Debug)]

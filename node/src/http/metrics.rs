@@ -93,7 +93,6 @@ pub(super) fn render(status: &Status) -> String {
 }
 
 /// Of a node: name, kind, help, value.
-#[expect(clippy::type_complexity, reason = "one table, read in one place")]
 const NODE: &[(&str, &str, &str, fn(&cairn_actors::NodeView) -> f64)] = &[
     (
         "cairn_node_resident_bytes",
@@ -152,7 +151,6 @@ const NODE: &[(&str, &str, &str, fn(&cairn_actors::NodeView) -> f64)] = &[
 ];
 
 /// Of a stage, in milliseconds: name, help, value.
-#[expect(clippy::type_complexity, reason = "one table, read in one place")]
 const STAGE: &[(&str, &str, fn(&cairn_actors::StageView) -> Option<f64>)] = &[
     (
         "cairn_stage_decode_forecast_seconds",

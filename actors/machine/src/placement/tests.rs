@@ -1,6 +1,6 @@
 //! One node's placement, driven by hand; the planner and the model are real.
 
-use cairn_wire::control::Stage;
+use cairn_wire::control::{Stage, StageSeen};
 
 use super::*;
 use crate::fixture::{node, plan as fixture_plan};
@@ -63,9 +63,13 @@ struct Rig {
 
 impl Rig {
     fn new(me: u8) -> Self {
+        Self::with(me, Strategy::Uniform)
+    }
+
+    fn with(me: u8, strategy: Strategy) -> Self {
         let machine = PlacementMachine::new(Config {
             me: node(me),
-            strategy: Strategy::Uniform,
+            strategy,
             default_model: "default".to_owned(),
             context: 64,
             sequences: 2,
@@ -463,4 +467,127 @@ fn a_stage_that_does_not_reach_every_owner_yet_answers_when_it_does() {
     assert!(rig.sent(loaded).is_empty(), "node 3 is not in sight");
     rig.members(1, &[1, 2, 3]);
     assert_eq!(rig.sent(loaded), [node(1)]);
+}
+
+/// Lets a second pass after which the leader looks at its plan; what it asks of the planner.
+fn question(rig: &mut Rig, stages: &[(u8, StageSeen)]) -> Option<Question> {
+    rig.orders.clear();
+    rig.pass(1_100);
+    let looks = rig.orders.contains(&Output::Look);
+    let of = |number| Seen {
+        stage: stages
+            .iter()
+            .find(|(of, _)| *of == number)
+            .map(|(_, stage)| *stage),
+        links: Vec::new(),
+    };
+    let (from, seen) = (node(2), of(2));
+    if seen.stage.is_some() {
+        rig.feed(Input::Seen { from, seen });
+    }
+    if looks {
+        let (from, seen) = (rig.machine.me, of(1));
+        rig.feed(Input::Seen { from, seen });
+    }
+    let questions = rig.orders.iter().filter_map(|order| match order {
+        Output::Judge(question) => Some(Question::clone(question)),
+        _ => None,
+    });
+    questions.last()
+}
+
+fn stage_seen(plan: &Plan, decode_micros: u64) -> StageSeen {
+    StageSeen {
+        plan: plan.id,
+        decode_micros,
+        queue_wait_micros: 0,
+    }
+}
+
+/// Two members that serve a plan by speed.
+fn by_speed() -> (Rig, Plan) {
+    let mut rig = Rig::with(1, Strategy::Compute);
+    rig.members(1, &[1, 2]);
+    rig.pass(1_000);
+    let plan = rig.adopt();
+    assert_eq!(plan.stages.len(), 2);
+    (rig, plan)
+}
+
+#[test]
+fn a_slow_stage_moves_layers_after_some_judgements() {
+    let (mut rig, plan) = by_speed();
+    let forecast = |stage: usize| plan.explain.stages[stage].decode_micros;
+    for round in 1..=5 {
+        let (true_one, slow) = (
+            stage_seen(&plan, forecast(0)),
+            stage_seen(&plan, forecast(1) * 5),
+        );
+        let asked = question(&mut rig, &[(1, true_one), (2, slow)]);
+        let asked = asked.expect("it looks once a second");
+        assert_eq!(asked.observed.len(), 2);
+        let number = asked.number;
+        // What nobody asked about is no answer.
+        let result = asked.judge().map(Box::new);
+        rig.feed(Input::Judged {
+            number: number + 1,
+            result: result.clone(),
+        });
+        assert!(
+            rig.sent(|message| matches!(message, Control::Propose(_)))
+                .is_empty()
+        );
+        rig.feed(Input::Judged { number, result });
+        let proposals = rig.sent(|message| matches!(message, Control::Propose(_)));
+        assert_eq!(proposals.len(), usize::from(round == 5), "round {round}");
+    }
+    let moved = rig.proposed();
+    let held = |plan: &Plan| plan.stages[1].end - plan.stages[1].first;
+    assert!(held(&moved) < held(&plan));
+    assert_eq!(
+        moved.explain.drifts.len(),
+        1,
+        "whoever leads next must know"
+    );
+    assert!(rig.orders.iter().any(|order| matches!(
+        order,
+        Output::Note(Note::Replanning { why }) if why.contains("5.0 times as long")
+    )));
+}
+
+#[test]
+fn what_was_seen_under_another_plan_or_long_ago_does_not_count() {
+    let (mut rig, plan) = by_speed();
+    let mut other = plan.clone();
+    other.id.epoch += 7;
+    let asked = question(&mut rig, &[(2, stage_seen(&other, 9))]).expect("it looks");
+    assert_eq!(asked.observed, []);
+    let result = Err("the planner is out".to_owned());
+    let number = asked.number;
+    rig.feed(Input::Judged { number, result });
+    let asked = question(&mut rig, &[(2, stage_seen(&plan, 9))]).expect("it looks again");
+    assert_eq!(asked.observed.len(), 1);
+    assert_eq!(question(&mut rig, &[]), None, "the answer is awaited");
+    rig.pass(5_000);
+    let result = Err("the planner is out".to_owned());
+    let number = asked.number;
+    rig.feed(Input::Judged { number, result });
+    // An answer that takes so long is not asked for soon again.
+    assert_eq!(question(&mut rig, &[]), None);
+    rig.pass(120_000);
+    let asked = question(&mut rig, &[]).expect("it looks again");
+    assert_eq!(asked.observed, [], "told too long ago");
+}
+
+#[test]
+fn a_users_own_list_and_equal_shares_are_not_judged() {
+    let id = |number| cairn_planner::DeviceId(node(number).0);
+    let custom = Strategy::Custom(vec![(id(1), 0..1), (id(2), 1..6)]);
+    for strategy in [Strategy::Uniform, Strategy::Memory, custom] {
+        let mut rig = Rig::with(1, strategy);
+        rig.members(1, &[1, 2]);
+        rig.pass(1_000);
+        rig.adopt();
+        assert_eq!(question(&mut rig, &[]), None);
+    }
 }
