@@ -1,6 +1,7 @@
 //! Numbers that a node tells of itself, set where they arise, read once a second.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cairn_wire::control::NodeStatus;
@@ -20,7 +21,14 @@ pub(crate) struct Gauges {
     rows: AtomicU64,
     forwards: AtomicU64,
     forward_micros: AtomicU64,
+    /// Passes of one row since they were last asked for, in microseconds.
+    single_rows: Mutex<Vec<u64>>,
 }
+
+/// Passes of one row that are remembered; the ones after that are like those before.
+const SINGLE_ROWS_MAX: usize = 1024;
+/// Fewer say nothing.
+const SINGLE_ROWS_MIN: usize = 8;
 
 impl Default for Gauges {
     fn default() -> Self {
@@ -37,6 +45,7 @@ impl Default for Gauges {
             rows: AtomicU64::new(0),
             forwards: AtomicU64::new(0),
             forward_micros: AtomicU64::new(0),
+            single_rows: Mutex::default(),
         }
     }
 }
@@ -55,6 +64,24 @@ impl Gauges {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.forwards.fetch_add(1, Ordering::Relaxed);
         self.forward_micros.fetch_add(micros, Ordering::Relaxed);
+        let mut single_rows = self.lock();
+        if rows == 1 && single_rows.len() < SINGLE_ROWS_MAX {
+            single_rows.push(micros);
+        }
+    }
+
+    /// The median time of the passes of one row since the last call, if they were enough.
+    pub(crate) fn single_row_micros(&self) -> Option<u64> {
+        let mut single_rows = std::mem::take(&mut *self.lock());
+        single_rows.sort_unstable();
+        let middle = single_rows.get(single_rows.len() / 2).copied();
+        middle.filter(|_| single_rows.len() >= SINGLE_ROWS_MIN)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.single_rows
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The status, but for what the process as a whole knows.

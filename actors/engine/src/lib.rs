@@ -25,6 +25,7 @@ pub mod kernel;
 mod layout;
 mod loaded;
 mod portable;
+pub mod probe;
 mod rope;
 mod sample;
 mod shard;

@@ -55,6 +55,8 @@ impl Host {
                     let status = capability::Input::StatusTaken(NodeStatus::default());
                     self.post(Mail::Capability(status));
                 }
+                // Only what was disturbed is measured again, and nothing disturbs this.
+                capability::Output::Measure(_) => {}
                 capability::Output::Send { to, message } => self.send_control(to, &message),
                 capability::Output::Changed(capabilities) => {
                     let changed = placement::Input::Capabilities(capabilities);

@@ -31,13 +31,13 @@ const LEAVE: &str = "
 01  # major
 00  # reserved
 0100  # kind
-70000000  # header bytes
+80000000  # header bytes
 00000000  # flags
 0000000000000000  # payload bytes
 0000000000000000  # reserved
 0b  # tag
 ";
-const LEAVE_ZEROS: usize = 111;
+const LEAVE_ZEROS: usize = 127;
 
 const GOLDEN: [&str; 6] = [
     // Rows.
