@@ -33,6 +33,13 @@ pub struct Config {
     pub mdns_port: Option<u16>,
     /// Where the node keeps what must survive a restart.
     pub data_dir: PathBuf,
+    /// Where the node keeps what may be lost: what it measured of itself.
+    pub cache_dir: PathBuf,
+    /// Names the build of the program: what another build measured does not count.
+    pub build: String,
+    /// A model file on this disk whose layers the node measures itself with: the one that it
+    /// will probably serve.
+    pub sample: Option<PathBuf>,
     /// The model that this node's user asked for.
     pub model: Option<String>,
     /// The model to serve when no member asked for one.

@@ -1,29 +1,41 @@
 //! The `capability` actor: what this node can do, measured; what the others say they can.
 
+mod kept;
+pub(crate) mod limits;
+pub(crate) mod measure;
+
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use cairn_engine::kernel::{Pool, probe};
-use cairn_machine::capability::{CapabilityMachine, Input, Output};
+use cairn_engine::probe::Speeds;
+use cairn_machine::capability::{Calm, CapabilityMachine, Doubt, Input, Observed, Output};
 use cairn_machine::placement;
 use cairn_wire::control::{Capability, NodeStatus};
 use cairn_wire::id::NodeId;
+use cairn_wire::limits::MEASURED_NANOS_MAX;
 use ractor::RpcReplyPort;
-use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 use crate::shell::{Clock, Role};
 use crate::wiring::Wiring;
+use limits::Limits;
+use measure::{Measurer, Trust};
 
-/// Kept free for the rest of the system, in thousandths of what is available.
-const HEADROOM_PERMILLE: u64 = 100;
-
-/// Offered where the system does not say what it has.
-const UNKNOWN_MEMORY_BYTES: u64 = 1 << 30;
+/// Threads that must wake, one after the other, between a row's arrival and that of its
+/// result: the shard's for the row, the engine's, the shard's for the result, and the
+/// receiver's.
+const WAKES_OF_PASS: u64 = 4;
+/// What those threads and the sockets between them do for a row, until its result is where
+/// it belongs. Seen in clusters on one machine (`docs/planner.md` says how); a node cannot
+/// measure it alone.
+const HANDLING_NANOS: u64 = 400_000;
 
 /// Effects of capability.
 pub(crate) struct CapabilityRole {
     wiring: Arc<Wiring>,
     clock: Clock,
+    offer: Arc<Offer>,
     /// `None` where the system does not tell about processes.
     system: Option<System>,
 }
@@ -39,10 +51,11 @@ pub(crate) struct Told {
 pub(crate) struct AskTold(pub(crate) RpcReplyPort<Told>);
 
 impl CapabilityRole {
-    pub(crate) fn new(wiring: Arc<Wiring>, clock: Clock) -> Self {
+    pub(crate) fn new(wiring: Arc<Wiring>, clock: Clock, offer: Arc<Offer>) -> Self {
         Self {
             wiring,
             clock,
+            offer,
             system: System::new().ok(),
         }
     }
@@ -52,6 +65,26 @@ impl CapabilityRole {
         let uptime = self.clock.now().0;
         self.wiring.gauges.status(resident.unwrap_or(0), uptime)
     }
+
+    /// What this node's stage was said to take for a row and was seen to take since the last
+    /// status. The plan says what it takes in the long run, the engine what in a moment.
+    fn observe(&self) {
+        let measured = self.wiring.gauges.single_row_micros();
+        let plan = self.wiring.plan.borrow().clone();
+        let (Some(measured_micros), Some(plan)) = (measured, plan) else {
+            return;
+        };
+        let stages = plan.stages.iter().zip(&plan.explain.stages);
+        let mine = stages.filter(|(stage, _)| stage.node == self.wiring.me);
+        let share = u64::from(Limits::read().share_permille(self.offer.measurer.threads));
+        for (_, forecast) in mine {
+            let observed = Observed {
+                forecast_micros: forecast.decode_micros.saturating_mul(share) / 1000,
+                measured_micros,
+            };
+            self.wiring.to_capability(Input::Observed(observed));
+        }
+    }
 }
 
 impl Role for CapabilityRole {
@@ -60,7 +93,18 @@ impl Role for CapabilityRole {
 
     fn perform(&mut self, order: Output) -> Option<Input> {
         match order {
-            Output::TakeStatus => return Some(Input::StatusTaken(self.status())),
+            Output::TakeStatus => {
+                self.observe();
+                return Some(Input::StatusTaken(self.status()));
+            }
+            Output::Measure(doubt) => {
+                tracing::info!(?doubt, "measuring this device again");
+                let trust = match doubt {
+                    Doubt::OtherModel => Trust::Kept,
+                    Doubt::Disturbed | Doubt::Disagrees => Trust::Anew,
+                };
+                Offer::measure(&self.offer, &self.wiring, trust);
+            }
             Output::Send { to, message } => self.wiring.send_control(to, &message),
             Output::Changed(capabilities) => {
                 for (node, capability) in &capabilities {
@@ -88,30 +132,59 @@ impl Role for CapabilityRole {
 pub(crate) struct Offer {
     pub(crate) name: String,
     pub(crate) version: String,
-    pub(crate) threads: usize,
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) wish: Option<String>,
+    pub(crate) measurer: Measurer,
 }
 
-/// Measures this node. Takes about a tenth of a second of all its threads, so it blocks.
-pub(crate) fn measure(offer: Offer) -> Capability {
-    let pool = Pool::new(offer.threads);
-    let measured = |result: std::io::Result<f64>| match result {
-        // Far below 2^53, so the cast is exact enough.
-        Ok(speed) => speed.max(1.0) as u64,
-        Err(error) => {
-            tracing::warn!(%error, "cannot measure this device; it counts as slow");
-            1
+impl Offer {
+    /// Measures if need be, on a blocking thread, and tells the machine.
+    pub(crate) fn measure(offer: &Arc<Offer>, wiring: &Arc<Wiring>, trust: Trust) {
+        let (offer, wiring) = (Arc::clone(offer), Arc::clone(wiring));
+        tokio::task::spawn_blocking(move || {
+            let (capability, calm) = offer.capability(wiring.sample().as_deref(), trust);
+            wiring.to_capability(Input::Measured { capability, calm });
+        });
+    }
+
+    fn capability(&self, sample: Option<&Path>, trust: Trust) -> (Capability, Calm) {
+        let limits = Limits::read();
+        let threads = self.measurer.threads;
+        let found = self.measurer.speeds(sample, trust);
+        if found.is_none() {
+            tracing::warn!("cannot measure this device; it counts as slow");
         }
-    };
-    Capability {
-        name: offer.name,
-        version: offer.version,
-        memory_bytes: offer.memory_bytes.unwrap_or_else(available_bytes),
-        threads: u32::try_from(offer.threads).unwrap_or(u32::MAX),
-        decode_bytes_per_second: measured(probe::decode_bytes_per_second(&pool)),
-        prefill_macs_per_second: measured(probe::prefill_macs_per_second(&pool)),
-        wish: offer.wish,
+        let speeds = found.map(|found| found.speeds);
+        let speed = |of: fn(&Speeds) -> u64| speeds.as_ref().map_or(1, of);
+        let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let capability = Capability {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            memory_bytes: self.memory_bytes.unwrap_or(limits.memory_bytes),
+            threads: narrow(threads),
+            decode_bytes_per_second: speed(|speeds| speeds.decode_bytes_per_second),
+            prefill_macs_per_second: speed(|speeds| speeds.prefill_macs_per_second),
+            pass_nanos: speeds
+                .map_or(0, |speeds| speeds.wake_nanos.saturating_mul(WAKES_OF_PASS))
+                .saturating_add(HANDLING_NANOS)
+                .min(MEASURED_NANOS_MAX),
+            layer_nanos: speeds
+                .map_or(0, |speeds| speeds.layer_nanos)
+                .min(MEASURED_NANOS_MAX),
+            head_bytes_per_second: speed(|speeds| speeds.head_bytes_per_second),
+            cache_bytes_per_second: speed(|speeds| speeds.cache_bytes_per_second),
+            attention_macs_per_second: speed(|speeds| speeds.attention_macs_per_second),
+            share_permille: limits.share_permille(threads),
+            host: limits::host(),
+            host_cores: narrow(limits.cores),
+            wish: self.wish.clone(),
+        };
+        let calm = match found {
+            Some(found) if !found.calm => Calm::Disturbed,
+            // What cannot be measured now cannot be measured later.
+            Some(_) | None => Calm::Calm,
+        };
+        (capability, calm)
     }
 }
 
@@ -123,20 +196,4 @@ fn resident_bytes(system: &mut System) -> Option<u64> {
         ProcessRefreshKind::nothing().with_memory(),
     );
     system.process(pid).map(sysinfo::Process::memory)
-}
-
-/// Memory that may be taken: what the system or the container has left, less headroom.
-fn available_bytes() -> u64 {
-    let Ok(mut system) = System::new() else {
-        tracing::warn!(
-            "the system does not tell its free memory; say how much to use with --memory"
-        );
-        return UNKNOWN_MEMORY_BYTES;
-    };
-    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-    let available = match system.cgroup_limits() {
-        Some(limits) => system.available_memory().min(limits.free_memory),
-        None => system.available_memory(),
-    };
-    available - available / 1000 * HEADROOM_PERMILLE
 }

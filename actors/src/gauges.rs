@@ -122,6 +122,11 @@ impl Gauges {
         }
     }
 
+    /// The median time of a decode pass of one row, while there are enough of them.
+    pub(crate) fn single_row_micros(&self) -> Option<u64> {
+        Some(self.seen().stage?.decode_micros)
+    }
+
     fn now(&self) -> Tick {
         let millis = self.started.elapsed().as_millis();
         Tick(u64::try_from(millis).unwrap_or(u64::MAX))

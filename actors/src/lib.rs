@@ -29,6 +29,8 @@ pub use api::{
     Answer, AnswerError, AnswerEvent, Config, Done, Finish, Message, Prompt, PromptText, Role,
     StartError, TokenEvent,
 };
+pub use capability::limits::{Limits, MemoryLimit};
+pub use capability::measure::workload as probe_workload;
 pub use library::{check_model, model_costs};
 pub use logs::{ClusterLine, LogBook, LogQuery};
 pub use models::{FetchError, Located, Models, Wanted};

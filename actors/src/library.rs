@@ -121,6 +121,11 @@ impl Library {
         Ok(book)
     }
 
+    /// A model that is open already.
+    pub(crate) fn held(&self, sha256: &[u8; 32]) -> Option<Arc<Book>> {
+        self.lock().get(sha256).map(Arc::clone)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<[u8; 32], Arc<Book>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use cairn_machine::member;
 use cairn_machine::pipeline::RequestId;
-use cairn_machine::{capability, member};
 use cairn_net::{Identity, Interfaces, Mdns, Secret};
 use cairn_wire::control::Plan;
 use cairn_wire::id::BootId;
@@ -14,7 +14,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::{Answer, AnswerError, Config, Prompt, StartError};
-use crate::capability::{AskTold, Offer, Told, measure};
+use crate::capability::measure::{Measurer, Trust};
+use crate::capability::{AskTold, Offer, Told};
 use crate::library::{Book, Library};
 use crate::logs::relay::Relay;
 use crate::logs::{ClusterLine, LogQuery};
@@ -67,14 +68,18 @@ impl Node {
         ));
         let boot = boot_id()?;
         let clock = Clock::start();
-        let root = root::start(&config, &wiring, boot, clock).await?;
+        let offer = Arc::new(offer(&config));
+        if let Some(sample) = &config.sample {
+            wiring.sample_with(sample);
+        }
+        let root = root::start(&config, &wiring, (boot, clock), &offer).await?;
         let relay = Relay::new(Arc::clone(&wiring), config.logs.clone());
         if let Err(error) = open_net(&config, identity, boot, &wiring, &relay).await {
             root.stop(None);
             return Err(error);
         }
         greet(&config, &wiring);
-        measure_later(&config, &wiring);
+        Offer::measure(&offer, &wiring, Trust::Kept);
         Ok(Node {
             view: wiring.view.subscribe(),
             plan: wiring.plan.subscribe(),
@@ -302,19 +307,19 @@ fn greet(config: &Config, wiring: &Wiring) {
     }
 }
 
-fn measure_later(config: &Config, wiring: &Arc<Wiring>) {
-    let offer = Offer {
+/// What this node will tell of itself, once it has measured itself.
+fn offer(config: &Config) -> Offer {
+    Offer {
         name: config.name.clone(),
         version: config.version.clone(),
-        threads: config.threads,
         memory_bytes: config.memory_bytes,
         wish: config.model.clone(),
-    };
-    let wiring = Arc::clone(wiring);
-    tokio::task::spawn_blocking(move || {
-        let measured = capability::Input::Measured(measure(offer));
-        wiring.to_capability(measured);
-    });
+        measurer: Measurer {
+            build: config.build.clone(),
+            cache_dir: config.cache_dir.clone(),
+            threads: config.threads,
+        },
+    }
 }
 
 /// A number for this run. Any two runs of one node differ.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cairn_machine::placement::{Input, ModelFacts, Note, Output, PlacementMachine, Question};
-use cairn_machine::{pipeline, shard};
+use cairn_machine::{capability, pipeline, shard};
 use cairn_wire::control::Plan;
 use ractor::RpcReplyPort;
 
@@ -60,6 +60,11 @@ impl PlannerRole {
             .collect();
         tracing::info!(plan = %plan.id, model = plan.model.name, "serving layers {}", split.join(", "));
         self.wiring.plan.send_replace(Some(Arc::clone(&plan)));
+        if let Some(book) = self.wiring.library.held(&plan.model.sha256)
+            && self.wiring.sample_with(book.file.path())
+        {
+            self.wiring.to_capability(capability::Input::OtherModel);
+        }
         self.wiring
             .to_shard(shard::Input::Adopted { plan: plan.id });
         self.wiring.to_pipeline(pipeline::Input::Adopted(plan));

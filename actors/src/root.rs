@@ -16,7 +16,7 @@ use cairn_wire::id::BootId;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::api::{Config, StartError};
-use crate::capability::CapabilityRole;
+use crate::capability::{CapabilityRole, Offer};
 use crate::discovery::{DiscoveryRole, TERM_FILE};
 use crate::pipeline::PipelineRole;
 use crate::planner::PlannerRole;
@@ -63,8 +63,8 @@ impl Actor for Root {
 pub(crate) async fn start(
     config: &Config,
     wiring: &Arc<Wiring>,
-    boot: BootId,
-    clock: Clock,
+    (boot, clock): (BootId, Clock),
+    offer: &Arc<Offer>,
 ) -> Result<ActorRef<()>, StartError> {
     let failed = |actor: &'static str, detail: String| StartError::Actor { actor, detail };
     let me = wiring.me;
@@ -91,7 +91,7 @@ pub(crate) async fn start(
     );
     let discovery = spawn(&root, "discovery", role, machine, clock).await?;
 
-    let role = CapabilityRole::new(Arc::clone(wiring), clock);
+    let role = CapabilityRole::new(Arc::clone(wiring), clock, Arc::clone(offer));
     let machine = CapabilityMachine::new(me);
     let capability = spawn(&root, "capability", role, machine, clock).await?;
 

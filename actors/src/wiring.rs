@@ -1,6 +1,7 @@
 //! How the actors of one node reach each other, the network and the world outside.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cairn_machine::view::View;
@@ -31,6 +32,8 @@ pub(crate) struct Wiring {
     pub(crate) gauges: Gauges,
     net: OnceLock<Net>,
     names: Mutex<BTreeMap<NodeId, String>>,
+    /// The model file whose layers this node measures itself with.
+    sample: Mutex<Option<PathBuf>>,
     actors: OnceLock<Actors>,
     pub(crate) view: watch::Sender<View>,
     pub(crate) plan: watch::Sender<Option<Arc<Plan>>>,
@@ -54,6 +57,7 @@ impl Wiring {
             gauges: Gauges::default(),
             net: OnceLock::new(),
             names: Mutex::new(BTreeMap::from([(me, name.to_owned())])),
+            sample: Mutex::default(),
             actors: OnceLock::new(),
             view: watch::Sender::new(View::default()),
             plan: watch::Sender::new(None),
@@ -76,6 +80,20 @@ impl Wiring {
         if names.len() < NAMES_MAX || names.contains_key(&node) {
             names.insert(node, name.to_owned());
         }
+    }
+
+    /// From now on this node measures itself with layers of this file; says whether it is
+    /// another than before.
+    pub(crate) fn sample_with(&self, path: &Path) -> bool {
+        let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = sample.replace(path.to_owned());
+        old.as_deref() != Some(path)
+    }
+
+    /// The file whose layers this node measures itself with, if there is one yet.
+    pub(crate) fn sample(&self) -> Option<PathBuf> {
+        let sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        sample.clone()
     }
 
     /// Called once, when all actors run.

@@ -2,6 +2,8 @@
 //!
 //! Prints; the measuring is the engine's.
 
+mod device;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,6 +42,7 @@ struct Report {
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     match &args.command {
         BenchCommand::Engine(args) => engine(args),
+        BenchCommand::Device(args) => device::run(args),
     }
 }
 

@@ -438,6 +438,33 @@ pub(crate) enum BenchCommand {
     /// Prefill and decode of a whole model in this process
     #[command(after_help = BENCH_ENGINE_HELP)]
     Engine(BenchEngineArgs),
+    /// What a planner is told of this device: times per layer, speeds, memory, cores
+    #[command(after_help = BENCH_DEVICE_HELP)]
+    Device(BenchDeviceArgs),
+}
+
+const BENCH_DEVICE_HELP: &str = "\
+Examples:
+  cairn bench device
+  cairn bench device --model ./my-model.gguf --threads 2
+  cairn bench device --json | tail -1 | jq .decode_bytes_per_second
+
+Runs layers of the model as a node does when it starts. A stage takes for each layer a
+time of its own and its bytes over the decode speed, and the last stage the head besides.
+Nothing that was measured before is used, and nothing is kept.";
+
+/// Flags of `cairn bench device`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchDeviceArgs {
+    /// Whose layers: whatever `cairn up` takes
+    #[arg(long, default_value = crate::models::DEFAULT_MODEL)]
+    pub(crate) model: String,
+    /// Compute threads; the cores that this process may use when not given
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 const BENCH_ENGINE_HELP: &str = "\

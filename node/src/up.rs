@@ -198,6 +198,10 @@ fn config(ground: &Ground, cancel: &Cancel) -> Config {
         peers: settings.peers.clone(),
         mdns_port: settings.mdns_port,
         data_dir: ground.dir.path.clone(),
+        cache_dir: ground.home.cache.clone(),
+        build: build(),
+        // One that is not here yet is measured with when it is.
+        sample: models::on_disk(settings.model.as_deref().unwrap_or(DEFAULT_MODEL)).ok(),
         model: settings.model.clone(),
         default_model: DEFAULT_MODEL.to_owned(),
         strategy: settings.strategy.clone(),
@@ -209,6 +213,19 @@ fn config(ground: &Ground, cancel: &Cancel) -> Config {
         models: Arc::new(Store::new(&ground.home.cache, cancel.clone())),
         logs: ground.logs.clone(),
     }
+}
+
+/// Names this build: the version, and the size and time of change of the program's file.
+fn build() -> String {
+    let file = std::env::current_exe().and_then(std::fs::metadata);
+    let changed = file.as_ref().ok().and_then(|file| file.modified().ok());
+    let changed = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    format!(
+        "{} {} {}",
+        env!("CARGO_PKG_VERSION"),
+        file.map_or(0, |file| file.len()),
+        changed.map_or(0, |time| time.as_nanos())
+    )
 }
 
 /// What the next device is told; addresses of the network before those of this device only.

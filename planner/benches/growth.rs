@@ -7,7 +7,9 @@ use std::fmt;
 use std::hint::black_box;
 use std::time::Instant;
 
-use cairn_planner::{Device, DeviceId, LayerCost, Link, Model, Objective, Part, Request, plan};
+use cairn_planner::{
+    Detail, Device, DeviceId, LayerCost, Link, Model, Objective, Part, Request, plan,
+};
 
 /// What differs between the devices of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -152,6 +154,7 @@ fn request(devices: u64, layers: u64, (kind, objective): (Kind, Objective), seed
                 memory_bytes,
                 decode_bytes_per_second: speed * 1_000_000_000,
                 prefill_macs_per_second: macs * 1_000_000_000,
+                detail: Detail::default(),
             }
         })
         .collect();

@@ -251,6 +251,14 @@ pub(crate) fn check_request(request: &Request) -> Vec<Fault> {
             device.prefill_macs_per_second,
             format!("the prefill speed of {name}"),
         );
+        let detail = &device.detail;
+        for (speed, what) in [
+            (detail.head_bytes_per_second, "head"),
+            (detail.cache_bytes_per_second, "cache"),
+            (detail.attention_macs_per_second, "attention"),
+        ] {
+            zero(speed.unwrap_or(1), format!("the {what} speed of {name}"));
+        }
     }
     for link in &request.links {
         let (from, to) = (request.name_of(link.from), request.name_of(link.to));

@@ -35,9 +35,13 @@ pub(crate) struct Costs<'r> {
     pub(crate) layers_are_alike: bool,
     /// Prefix sums over layers.
     resident: Vec<u64>,
-    /// Time of one decode row on each device, rounded up once per layer, so that moving
-    /// a layer changes a plan by exactly what that layer costs.
+    /// Time of one decode row on each device, rounded up per layer, so that moving a layer
+    /// changes a plan by exactly what that layer costs.
     decode: Vec<Vec<u64>>,
+    /// The same with each layer on the device that is best at it.
+    least: Vec<u64>,
+    least_embedding: u64,
+    least_head: u64,
     /// Furthest end by start, for each device.
     reach: Vec<Vec<usize>>,
     streamed: Vec<u64>,
@@ -55,6 +59,17 @@ impl<'r> Costs<'r> {
         let layers = &request.model.layers;
         let held = u64::from(request.context_tokens).saturating_mul(request.sequences.into());
         let read = u64::from(request.prompt_tokens);
+        let decode: Vec<Vec<u64>> = devices
+            .iter()
+            .map(|device| {
+                let times = layers
+                    .iter()
+                    .map(|layer| stage::row_nanos(device, layer, read));
+                let mut sums = prefix(times);
+                sums.iter_mut().for_each(|sum| *sum = (*sum).min(NEVER));
+                sums
+            })
+            .collect();
         let driver = request
             .driver
             .and_then(|id| devices.binary_search_by_key(&id, |device| device.id).ok());
@@ -83,23 +98,22 @@ impl<'r> Costs<'r> {
                     .macs_per_row
                     .saturating_add(layer.attention_macs_per_token.saturating_mul(read))
             })),
-            decode: devices
-                .iter()
-                .map(|device| {
-                    let mut sums = prefix(layers.iter().map(|layer| {
-                        let weights = layer.active_bytes.unwrap_or(layer.weight_bytes);
-                        let cache = layer.kv_bytes_per_token.saturating_mul(read);
-                        let bytes = weights.saturating_add(cache);
-                        nanos(bytes, device.decode_bytes_per_second)
-                    }));
-                    sums.iter_mut().for_each(|sum| *sum = (*sum).min(NEVER));
-                    sums
-                })
-                .collect(),
+            least: prefix((0..layers.len()).map(|layer| {
+                let times = decode.iter().map(|sums| sums[layer + 1] - sums[layer]);
+                times.min().unwrap_or(0)
+            })),
+            decode,
+            least_embedding: 0,
+            least_head: 0,
             links: Links::new(request, &devices),
             devices,
             driver,
         };
+        let all = 0..costs.devices.len();
+        let embeddings = all.clone().map(|device| costs.embedding_nanos(device));
+        costs.least_embedding = embeddings.min().unwrap_or(0);
+        let heads = all.map(|device| costs.head_nanos(device));
+        costs.least_head = heads.min().unwrap_or(0);
         costs.reach = (0..costs.devices.len())
             .map(|device| costs.reaches(device))
             .collect();

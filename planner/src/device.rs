@@ -43,8 +43,65 @@ pub struct Device {
     pub memory_bytes: u64,
     /// Weight bytes per second that one row streams through in decode.
     pub decode_bytes_per_second: u64,
-    /// Multiply-accumulates per second over a chunk of rows in prefill.
+    /// Multiply-accumulates per second with weights, over a chunk of rows in prefill.
     pub prefill_macs_per_second: u64,
+    /// What else was measured.
+    pub detail: Detail,
+}
+
+impl Device {
+    /// Bytes per second of the output projection in decode.
+    pub(crate) fn head_bytes_per_second(&self) -> u64 {
+        let head = self.detail.head_bytes_per_second;
+        head.unwrap_or(self.decode_bytes_per_second)
+    }
+
+    /// Cache bytes per second of attention in decode.
+    pub(crate) fn cache_bytes_per_second(&self) -> u64 {
+        let cache = self.detail.cache_bytes_per_second;
+        cache.unwrap_or(self.decode_bytes_per_second)
+    }
+
+    /// Multiply-accumulates per second of attention in prefill.
+    pub(crate) fn attention_macs_per_second(&self) -> u64 {
+        let attention = self.detail.attention_macs_per_second;
+        attention.unwrap_or(self.prefill_macs_per_second)
+    }
+}
+
+/// What a measurement knows of a device beyond its two speeds. The default suits a device
+/// of which only those are known: nothing takes time but weights, cache and arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// Time of a pass through a stage that no layer accounts for: taking rows in, handing
+    /// results on.
+    pub pass_nanos: u64,
+    /// Time of one layer that its bytes do not account for: norms, handing work to
+    /// threads and waiting for the last of them.
+    pub layer_nanos: u64,
+    /// Bytes per second of the output projection in decode; `None` means as layers.
+    pub head_bytes_per_second: Option<u64>,
+    /// Cache bytes per second of attention in decode; `None` means as weights.
+    pub cache_bytes_per_second: Option<u64>,
+    /// Multiply-accumulates per second of attention in prefill; `None` means as weights.
+    pub attention_macs_per_second: Option<u64>,
+    /// What else runs on its machine; `None` means that it is a machine of its own, all of
+    /// which it may use. Forecasts look at it, decisions do not.
+    pub sharing: Option<Sharing>,
+}
+
+/// A device's place on a machine that it shares with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// Names the machine: devices of one machine have the same.
+    pub host: u64,
+    /// Cores of the machine.
+    pub host_cores: u32,
+    /// Of them, those that the device computes on.
+    pub threads: u32,
+    /// For a moment it is so many thousandths as fast as its figures say, which hold in the
+    /// long run: more than 1000 where its time on the cores is limited.
+    pub burst_permille: u32,
 }
 
 /// A measured direction between two devices. The way back is taken to be the same

@@ -2,14 +2,16 @@
 //!
 //! Predicts the machinery as it is meant to run; queues from other users are not in it.
 
-use crate::cost::{Costs, Cut};
+use std::collections::BTreeMap;
+
+use crate::cost::{Costs, Cut, Index};
 use crate::plan::{Forecast, StageForecast, Standby};
 
 /// Forecasts a plan for the request's prompt length and number of streams.
 pub(crate) fn forecast(costs: &Costs<'_>, cuts: &[Cut], standbys: &[Standby]) -> Forecast {
     let request = costs.request;
-    let tpot = costs.latency_nanos(cuts);
-    let many = many_nanos(costs, cuts);
+    let tpot = token_nanos(costs, cuts);
+    let many = many_nanos(costs, cuts).max(tpot);
     Forecast {
         prompt_tokens: request.prompt_tokens,
         ttft_micros: first_token_nanos(costs, cuts).div_ceil(1000),
@@ -23,10 +25,56 @@ pub(crate) fn forecast(costs: &Costs<'_>, cuts: &[Cut], standbys: &[Standby]) ->
     }
 }
 
+/// One token of one stream. A stage that may not use the cores all the time runs in bursts
+/// while the others have the row, but no more often than its time lasts.
+fn token_nanos(costs: &Costs<'_>, cuts: &[Cut]) -> u64 {
+    let times = cuts.iter().map(|(device, layers)| {
+        let nanos = costs.decode_nanos(*device, layers);
+        (burst(costs, *device, nanos), nanos)
+    });
+    let (bursts, slowest) = times.fold((0u64, 0), |(sum, slowest), (burst, nanos)| {
+        (sum.saturating_add(burst), nanos.max(slowest))
+    });
+    bursts.saturating_add(costs.hops_nanos(cuts)).max(slowest)
+}
+
 /// The time in which each of the many streams gets one token: no less than the slowest
-/// stage needs for all of them, and no less than one stream alone would see.
+/// stage needs for all of them, and no less than the cores of a machine that several stages
+/// share.
 fn many_nanos(costs: &Costs<'_>, cuts: &[Cut]) -> u64 {
-    costs.slowest_nanos(cuts).max(costs.latency_nanos(cuts))
+    let turns = cuts
+        .iter()
+        .map(|(device, layers)| (*device, costs.turn_nanos(*device, layers, cuts.len())));
+    let shared = shared_nanos(costs, turns);
+    costs.slowest_nanos(cuts).max(shared)
+}
+
+/// What of a time in the long run a device needs when it may run for a moment.
+fn burst(costs: &Costs<'_>, device: Index, nanos: u64) -> u64 {
+    match costs.devices[device].detail.sharing {
+        Some(sharing) => scaled(nanos, 1000, sharing.burst_permille.max(1000)),
+        None => nanos,
+    }
+}
+
+/// The longest that the cores of any one machine need for all that its stages compute.
+fn shared_nanos(costs: &Costs<'_>, work: impl Iterator<Item = (Index, u64)>) -> u64 {
+    let mut hosts: BTreeMap<u64, u64> = BTreeMap::new();
+    for (device, nanos) in work {
+        if let Some(sharing) = costs.devices[device].detail.sharing {
+            let cores = sharing.host_cores.max(1);
+            let threads = sharing.threads.min(cores);
+            let needed = scaled(burst(costs, device, nanos), threads, cores);
+            let sum = hosts.entry(sharing.host).or_insert(0);
+            *sum = sum.saturating_add(needed);
+        }
+    }
+    hosts.into_values().max().unwrap_or(0)
+}
+
+fn scaled(nanos: u64, by: u32, of: u32) -> u64 {
+    let scaled = u128::from(nanos) * u128::from(by) / u128::from(of.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 /// Chunks follow each other through the stages: a stage starts a chunk when it has it
@@ -38,20 +86,24 @@ fn first_token_nanos(costs: &Costs<'_>, cuts: &[Cut]) -> u64 {
     let prompt = u64::from(costs.request.prompt_tokens);
     let chunk = u64::from(costs.request.prefill_chunk_rows).max(1);
     let mut done = vec![0u64; cuts.len()];
+    let mut work = vec![0u64; cuts.len()];
     let mut cached = 0;
     while cached < prompt {
         let rows = chunk.min(prompt - cached);
         let mut arrived = costs.enter_nanos(*first);
         for (place, (device, layers)) in cuts.iter().enumerate() {
-            let work = costs.prefill_nanos(*device, layers, rows, cached);
-            done[place] = done[place].max(arrived) + work;
+            let nanos = costs.prefill_nanos(*device, layers, rows, cached);
+            work[place] = work[place].saturating_add(nanos);
+            done[place] = done[place].max(arrived) + nanos;
             if let Some((next, _)) = cuts.get(place + 1) {
                 arrived = done[place] + costs.links.rows_nanos(*device, *next, rows);
             }
         }
         cached += rows;
     }
-    let computed = done[cuts.len() - 1];
+    let work = cuts.iter().zip(work).map(|(cut, nanos)| (cut.0, nanos));
+    // Stages that share a machine's cores do not work at once.
+    let computed = done[cuts.len() - 1].max(shared_nanos(costs, work));
     computed + costs.head_nanos(*last) + costs.leave_nanos(*last, *first)
 }
 
@@ -87,3 +139,6 @@ pub(crate) fn balance(costs: &Costs<'_>, cuts: &[Cut]) -> f64 {
     let slowest = times.iter().copied().max().unwrap_or(0).max(1);
     times.iter().sum::<u64>() as f64 / times.len().max(1) as f64 / slowest as f64
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,7 @@ mod tests;
 use thiserror::Error;
 
 pub use check::check;
-pub use device::{Device, DeviceId, Link, LinkSpeed};
+pub use device::{Detail, Device, DeviceId, Link, LinkSpeed, Sharing};
 pub use fault::Fault;
 pub use plan::{
     Forecast, Limit, Loss, Plan, Proof, Reason, Stage, StageForecast, Standby, Survival, Why,

@@ -96,8 +96,8 @@ fn with_spares(costs: &Costs<'_>, counts: &[(Index, usize)]) -> Vec<Index> {
         .filter(|device| !counted.contains(device))
         .collect();
     spares.sort_by_key(|device| {
-        let speed = costs.devices[*device].decode_bytes_per_second;
-        (std::cmp::Reverse(speed), *device)
+        let nanos = costs.whole_nanos(*device);
+        (nanos, *device)
     });
     spares.truncate(counted.len() + 4);
     let (last, before) = counted
@@ -145,8 +145,8 @@ fn worth_searching(costs: &Costs<'_>) -> Vec<Index> {
     let mut devices: Vec<Index> = (0..costs.devices.len()).collect();
     if devices.len() > DEVICE_COUNT_MAX {
         devices.sort_by_key(|device| {
-            let speed = costs.devices[*device].decode_bytes_per_second;
-            (std::cmp::Reverse(speed), *device)
+            let nanos = costs.whole_nanos(*device);
+            (nanos, *device)
         });
         devices.truncate(DEVICE_COUNT_MAX);
         devices.sort_unstable();

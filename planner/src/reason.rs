@@ -58,13 +58,9 @@ fn why_used(
     } else {
         Limit::Time
     };
-    let fastest = costs
-        .devices
-        .iter()
-        .map(|device| device.decode_bytes_per_second)
-        .max()
-        .unwrap_or(1);
-    let speed = u128::from(costs.devices[device].decode_bytes_per_second);
+    let speeds = (0..costs.devices.len()).map(|index| costs.speed(index));
+    let fastest = speeds.max().unwrap_or(1);
+    let speed = u128::from(costs.speed(device));
     Why::Chosen {
         layers: count,
         limit,

@@ -5,7 +5,7 @@
 mod history;
 mod review;
 
-use crate::device::Device;
+use crate::device::{Detail, Device};
 
 pub use history::{History, Known};
 pub use review::{Observed, Review, review};
@@ -120,9 +120,23 @@ impl Drift {
                 / u128::from(self.measured_micros.max(1));
             u64::try_from(scaled).unwrap_or(u64::MAX).max(1)
         };
+        let stretch = |nanos: u64| {
+            let stretched = u128::from(nanos) * u128::from(self.measured_micros)
+                / u128::from(self.forecast_micros.max(1));
+            u64::try_from(stretched).unwrap_or(u64::MAX)
+        };
+        let detail = device.detail;
         Device {
             decode_bytes_per_second: scale(device.decode_bytes_per_second),
             prefill_macs_per_second: scale(device.prefill_macs_per_second),
+            detail: Detail {
+                pass_nanos: stretch(detail.pass_nanos),
+                layer_nanos: stretch(detail.layer_nanos),
+                head_bytes_per_second: detail.head_bytes_per_second.map(scale),
+                cache_bytes_per_second: detail.cache_bytes_per_second.map(scale),
+                attention_macs_per_second: detail.attention_macs_per_second.map(scale),
+                sharing: detail.sharing,
+            },
             ..device.clone()
         }
     }

@@ -58,10 +58,8 @@ fn weights(costs: &Costs<'_>, weight: Weight) -> Vec<u128> {
             u128::from(usable.saturating_sub(costs.request.buffer_bytes))
         })
         .collect();
-    let speed: Vec<u128> = costs
-        .devices
-        .iter()
-        .map(|device| u128::from(device.decode_bytes_per_second))
+    let speed: Vec<u128> = (0..costs.devices.len())
+        .map(|index| u128::from(costs.speed(index)))
         .collect();
     let (all_room, all_speed) = (room.iter().sum::<u128>(), speed.iter().sum::<u128>());
     match weight {

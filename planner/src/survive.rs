@@ -62,8 +62,8 @@ pub(crate) fn standbys(costs: &Costs<'_>, cuts: &[Cut]) -> Vec<Standby> {
     });
     let mut fastest: Vec<Index> = (0..costs.devices.len()).collect();
     fastest.sort_by_key(|index| {
-        let speed = costs.devices[*index].decode_bytes_per_second;
-        (std::cmp::Reverse(speed), *index)
+        let nanos = costs.whole_nanos(*index);
+        (nanos, *index)
     });
     let mut whole = WholeStages {
         costs,

@@ -1,6 +1,6 @@
 //! Small models and clusters for tests. Ships nothing.
 
-use crate::{Device, DeviceId, LayerCost, Model, Part};
+use crate::{Detail, Device, DeviceId, LayerCost, Model, Part};
 
 /// A gigabyte.
 pub(crate) const GB: u64 = 1_000_000_000;
@@ -38,6 +38,7 @@ pub(crate) fn device(index: u32, memory: u64, speed: u64) -> Device {
         memory_bytes: memory * GB,
         decode_bytes_per_second: speed * GB,
         prefill_macs_per_second: speed * 40 * GB,
+        detail: Detail::default(),
     }
 }
 

@@ -58,4 +58,5 @@ fn are_equal(costs: &Costs<'_>, left: Index, right: Index) -> bool {
     left.memory_bytes == right.memory_bytes
         && left.decode_bytes_per_second == right.decode_bytes_per_second
         && left.prefill_macs_per_second == right.prefill_macs_per_second
+        && left.detail == right.detail
 }

@@ -13,7 +13,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::device::{Device, DeviceId, Link};
+use crate::device::{Detail, Device, DeviceId, Link};
 
 /// Devices and links as a file describes them, in the file's order.
 ///
@@ -209,6 +209,7 @@ impl<'t> Reader<'t> {
             memory_bytes: memory?,
             decode_bytes_per_second: bandwidth?,
             prefill_macs_per_second: (compute? / 2).max(1),
+            detail: Detail::default(),
         })
     }
 

@@ -199,6 +199,14 @@ impl Host {
             threads: 1,
             decode_bytes_per_second: birth.device.bytes_per_second,
             prefill_macs_per_second: birth.rng.between(1, 9) << 30,
+            pass_nanos: 0,
+            layer_nanos: 0,
+            head_bytes_per_second: 1 << 30,
+            cache_bytes_per_second: 1 << 30,
+            attention_macs_per_second: 1 << 30,
+            share_permille: 1000,
+            host: 0,
+            host_cores: 1,
             wish: None,
         };
         let mut host = Host {
@@ -219,7 +227,10 @@ impl Host {
             job_number: 0,
             orders: VecDeque::new(),
         };
-        let measured = Mail::Capability(capability::Input::Measured(measured));
+        let measured = Mail::Capability(capability::Input::Measured {
+            capability: measured,
+            calm: capability::Calm::Calm,
+        });
         host.later(now, 100, Job::Mail(Box::new(measured)));
         host
     }

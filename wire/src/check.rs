@@ -129,6 +129,17 @@ fn peer(peer: &PeerAddress) -> Result<(), Violation> {
 fn capability(capability: &Capability) -> Result<(), Violation> {
     text("a node's name", &capability.name, NAME_BYTES_MAX)?;
     text("a version", &capability.version, NAME_BYTES_MAX)?;
+    // Planners add times up over layers.
+    if capability.pass_nanos.max(capability.layer_nanos) > MEASURED_NANOS_MAX {
+        return Err(Violation::Range {
+            what: "a measured time",
+        });
+    }
+    if !(1..=1000).contains(&capability.share_permille) {
+        return Err(Violation::Range {
+            what: "a share of time",
+        });
+    }
     let wish = capability.wish.as_deref().unwrap_or_default();
     text("a model's name", wish, NAME_BYTES_MAX)
 }

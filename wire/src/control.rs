@@ -110,10 +110,27 @@ pub struct Capability {
     pub memory_bytes: u64,
     /// Threads for the engine.
     pub threads: u32,
-    /// Weight bytes per second through one row of a quantised product.
+    /// Weight bytes per second of layers through one row.
     pub decode_bytes_per_second: u64,
-    /// Multiply-accumulates per second in a prefill.
+    /// Multiply-accumulates per second with a layer's weights, in a prefill.
     pub prefill_macs_per_second: u64,
+    /// Time of a pass that no layer accounts for.
+    pub pass_nanos: u64,
+    /// Time of a layer that its bytes do not account for.
+    pub layer_nanos: u64,
+    /// Bytes per second of the head through one row.
+    pub head_bytes_per_second: u64,
+    /// Cache bytes per second of attention in decode.
+    pub cache_bytes_per_second: u64,
+    /// Multiply-accumulates per second of attention, in a prefill.
+    pub attention_macs_per_second: u64,
+    /// Of the time of its threads, what it gets in the long run, in thousandths; the speeds
+    /// above are those of a moment.
+    pub share_permille: u32,
+    /// Names the machine: nodes of one machine tell the same number.
+    pub host: u64,
+    /// Cores of the machine that the node may run on.
+    pub host_cores: u32,
     /// The model that its user asked for, if they named one.
     pub wish: Option<String>,
 }

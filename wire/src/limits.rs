@@ -37,6 +37,9 @@ pub const SAMPLED_MAX: usize = 256;
 /// Hidden width of a model.
 pub const WIDTH_MAX: u32 = 65_536;
 
+/// What a node may say that a layer or a pass takes it: an hour.
+pub const MEASURED_NANOS_MAX: u64 = 3_600_000_000_000;
+
 /// Bytes of a control message: the largest that keeps every bound above fits.
 pub const CONTROL_HEADER_BYTES_MAX: usize = 2 << 20;
 /// Bytes of a data frame's header: [`ROWS_MAX`] token ids and [`SPANS_MAX`] spans fit.

@@ -19,7 +19,7 @@ use crate::kernel::{
 use crate::rope::{Angles, Frequencies};
 use crate::shard::{Placed, Report, ShardOptions, SlotId, Threads};
 use crate::spec::Spec;
-pub(crate) use block::{Block, Head};
+pub(crate) use block::{Block, Head, format};
 
 /// Most rows that go through a layer together. More would read the weights
 /// less often, but by then they are a small part of the work, and the buffers

@@ -26,6 +26,7 @@ pub mod kernel;
 mod layout;
 mod loaded;
 mod portable;
+pub mod probe;
 mod rope;
 mod sample;
 mod shard;

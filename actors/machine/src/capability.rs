@@ -1,6 +1,11 @@
 //! What the members can do and how they do: told by each, kept by all.
 //!
-//! Measures nothing itself; the actor does, when it is ordered to.
+//! Measures nothing itself; the actor does, when it is ordered to: while the node is idle,
+//! and what it found before is in doubt.
+
+mod doubt;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,6 +14,8 @@ use cairn_wire::id::NodeId;
 
 use crate::view::View;
 use crate::{Machine, Tick};
+use doubt::Doubts;
+pub use doubt::{Calm, Doubt, Observed};
 
 /// How often a node tells how it does.
 const STATUS_MILLIS: u64 = 1_000;
@@ -19,7 +26,17 @@ pub enum Input {
     /// The membership changed.
     Members(View),
     /// The actor measured this node.
-    Measured(Capability),
+    Measured {
+        /// What it can do.
+        capability: Capability,
+        /// Whether something else ran meanwhile.
+        calm: Calm,
+    },
+    /// The layers that this node serves are of another model than it was measured with.
+    OtherModel,
+    /// What a decode row takes on this node's stage; told with every status while rows are
+    /// computed.
+    Observed(Observed),
     /// The actor took this node's status, as ordered.
     StatusTaken(NodeStatus),
     /// A peer told what it can do.
@@ -43,6 +60,8 @@ pub enum Input {
 pub enum Output {
     /// Take this node's status and feed it back.
     TakeStatus,
+    /// Measure this node, for this reason, and feed it back.
+    Measure(Doubt),
     /// Send to a peer. Losing it is harmless: it is said again within a second.
     Send {
         /// To whom.
@@ -62,6 +81,7 @@ pub struct CapabilityMachine {
     capabilities: BTreeMap<NodeId, Capability>,
     statuses: BTreeMap<NodeId, NodeStatus>,
     next_status: Tick,
+    doubts: Doubts,
     outputs: VecDeque<Output>,
 }
 
@@ -74,6 +94,7 @@ impl CapabilityMachine {
             capabilities: BTreeMap::new(),
             statuses: BTreeMap::new(),
             next_status: Tick(0),
+            doubts: Doubts::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -126,15 +147,21 @@ impl Machine for CapabilityMachine {
     type Input = Input;
     type Output = Output;
 
-    fn handle(&mut self, _now: Tick, input: Input) {
+    fn handle(&mut self, now: Tick, input: Input) {
         match input {
             Input::Members(view) => self.members_changed(view),
-            Input::Measured(capability) => {
+            Input::Measured { capability, calm } => {
+                self.doubts.measured(now, calm);
                 self.broadcast(&Control::Capability(capability.clone()));
                 self.capabilities.insert(self.me, capability);
                 self.tell_changed();
             }
+            Input::OtherModel => self.doubts.doubt(Doubt::OtherModel),
+            Input::Observed(observed) => self.doubts.observed(now, observed),
             Input::StatusTaken(status) => {
+                if let Some(doubt) = self.doubts.look(now, &status) {
+                    self.outputs.push_back(Output::Measure(doubt));
+                }
                 self.broadcast(&Control::Status(status.clone()));
                 if let Some(mine) = self.capabilities.get(&self.me).cloned() {
                     self.broadcast(&Control::Capability(mine));

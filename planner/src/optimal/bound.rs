@@ -1,22 +1,23 @@
 //! The least that the rest of a pipeline can cost, whatever devices it takes.
 //!
-//! Relaxed to a fractional knapsack: bytes instead of layers, filled into the fastest
-//! unused devices first. Always at or below the truth; never a plan.
+//! Relaxed to a fractional knapsack: work instead of layers, filled into the fastest
+//! unused devices first. Work is the time that each part takes on the device that is best
+//! at it. Always at or below the truth; never a plan.
 
 use crate::cost::{Costs, Index, NEVER};
 use crate::cover::DEVICE_COUNT_MAX;
 
-/// Nanoseconds per byte carry this many fractional bits, rounded down.
+/// Nanoseconds per unit of work carry this many fractional bits, rounded down.
 const FRACTION_BITS: u32 = 32;
 
 /// One device as the relaxation sees it.
 #[derive(Clone, Copy)]
 struct Slot {
     place: usize,
-    /// The most row bytes that any range of it can have.
-    capacity_bytes: u64,
+    /// The most work that any range of it can have.
+    capacity: u64,
     /// Fixed point.
-    nanos_per_byte: u64,
+    slowness: u64,
 }
 
 pub(super) struct Bound {
@@ -26,12 +27,12 @@ pub(super) struct Bound {
     charged: Vec<Slot>,
     /// Largest first.
     roomy: Vec<(u64, usize)>,
-    /// Cheapest way in from another device, cheapest first.
+    /// Cheapest way in from another device and through, cheapest first.
     hops: Vec<(u64, usize)>,
     /// Cheapest way home.
     leave_nanos: u64,
-    /// Row bytes of all layers from here to the end, head included.
-    rest_bytes: Vec<u64>,
+    /// Work of all layers from here to the end, head included.
+    rest: Vec<u64>,
 }
 
 impl Bound {
@@ -42,8 +43,8 @@ impl Bound {
         let mut roomy = Vec::new();
         let mut hops = Vec::new();
         for (place, device) in devices.iter().enumerate() {
-            let capacity_bytes = (0..layers)
-                .map(|start| costs.row_bytes(&(start..costs.reach(*device, start).max(start))))
+            let capacity = (0..layers)
+                .map(|start| costs.least_nanos(&(start..costs.reach(*device, start).max(start))))
                 .max()
                 .unwrap_or(0);
             let hop = devices
@@ -52,21 +53,21 @@ impl Bound {
                 .map(|other| costs.links.hop_nanos(*other, *device))
                 .min()
                 .unwrap_or(NEVER);
-            let speed = u128::from(costs.devices[*device].decode_bytes_per_second);
-            let bare_rate = (1_000_000_000u128 << FRACTION_BITS) / speed.max(1);
-            let hop_rate = (u128::from(hop) << FRACTION_BITS) / u128::from(capacity_bytes.max(1));
+            let hop = (hop + costs.pass_nanos(*device)).min(NEVER);
+            let bare_rate = u128::from(costs.slowness(*device, FRACTION_BITS));
+            let hop_rate = (u128::from(hop) << FRACTION_BITS) / u128::from(capacity.max(1));
             let slot = |rate: u128| Slot {
                 place,
-                capacity_bytes,
-                nanos_per_byte: u64::try_from(rate).unwrap_or(u64::MAX),
+                capacity,
+                slowness: u64::try_from(rate).unwrap_or(u64::MAX),
             };
             bare.push(slot(bare_rate));
             charged.push(slot(bare_rate + hop_rate));
-            roomy.push((capacity_bytes, place));
+            roomy.push((capacity, place));
             hops.push((hop, place));
         }
-        bare.sort_by_key(|slot| (slot.nanos_per_byte, slot.place));
-        charged.sort_by_key(|slot| (slot.nanos_per_byte, slot.place));
+        bare.sort_by_key(|slot| (slot.slowness, slot.place));
+        charged.sort_by_key(|slot| (slot.slowness, slot.place));
         roomy.sort_by_key(|(bytes, place)| (std::cmp::Reverse(*bytes), *place));
         hops.sort();
         let leave_nanos = match costs.request.driver {
@@ -83,8 +84,8 @@ impl Bound {
             roomy,
             hops,
             leave_nanos,
-            rest_bytes: (0..=layers)
-                .map(|start| costs.row_bytes(&(start..layers)))
+            rest: (0..=layers)
+                .map(|start| costs.least_nanos(&(start..layers)))
                 .collect(),
         }
     }
@@ -94,12 +95,12 @@ impl Bound {
     /// dearest one is taken off again.
     pub(super) fn rest_nanos(&self, start: usize, used: u128) -> u64 {
         debug_assert!(self.bare.len() <= DEVICE_COUNT_MAX);
-        let bytes = self.rest_bytes[start];
-        let Some(bare) = fill(&self.bare, bytes, used) else {
+        let work = self.rest[start];
+        let Some(bare) = fill(&self.bare, work, used) else {
             return NEVER;
         };
         let mut stages = 0;
-        let mut left = bytes;
+        let mut left = work;
         for (capacity, place) in &self.roomy {
             if left == 0 {
                 break;
@@ -122,7 +123,7 @@ impl Bound {
         let spread = if start == 0 {
             0
         } else {
-            fill(&self.charged, bytes, used).unwrap_or(NEVER)
+            fill(&self.charged, work, used).unwrap_or(NEVER)
         };
         counted
             .max(spread)
@@ -131,17 +132,17 @@ impl Bound {
     }
 }
 
-/// Fills the bytes into unused slots in order; `None` when they do not fit.
-fn fill(slots: &[Slot], bytes: u64, used: u128) -> Option<u64> {
-    let mut left = bytes;
+/// Fills the work into unused slots in order; `None` when it does not fit.
+fn fill(slots: &[Slot], work: u64, used: u128) -> Option<u64> {
+    let mut left = work;
     let mut scaled = 0u128;
     for slot in slots {
         if left == 0 {
             break;
         }
         if used & (1 << slot.place) == 0 {
-            let taken = left.min(slot.capacity_bytes);
-            scaled += u128::from(taken) * u128::from(slot.nanos_per_byte);
+            let taken = left.min(slot.capacity);
+            scaled += u128::from(taken) * u128::from(slot.slowness);
             left -= taken;
         }
     }

@@ -13,7 +13,9 @@ use crate::hash::Mixer;
 /// no more for the way between the two than the fastest unused device would: whatever
 /// follows the shorter one can follow the longer one without those layers.
 pub(super) struct Fronts {
-    /// Fastest first, with prefix sums of the time for each layer.
+    /// Fastest first, with prefix sums of the time for each layer. Where not every device
+    /// is slower than the one before it for every layer, one for all: each layer on the
+    /// device that is best at it.
     fastest: Vec<(usize, Vec<u64>)>,
     // A hash map whose order is never looked at, so it cannot make a plan depend on it.
     by_used: HashMap<u128, Vec<(u16, u64)>, BuildHasherDefault<Mixer>>,
@@ -22,13 +24,16 @@ pub(super) struct Fronts {
 impl Fronts {
     pub(super) fn new(costs: &Costs<'_>, devices: &[Index]) -> Self {
         let mut order: Vec<usize> = (0..devices.len()).collect();
-        order.sort_by_key(|place| {
-            let speed = costs.devices[devices[*place]].decode_bytes_per_second;
-            (std::cmp::Reverse(speed), *place)
-        });
+        order.sort_by_key(|place| (costs.whole_nanos(devices[*place]), *place));
+        let ranked = order
+            .windows(2)
+            .all(|pair| costs.is_no_slower(devices[pair[0]], devices[pair[1]]));
         let sums = |place| (place, costs.decode_sums(devices[place]).to_vec());
         Self {
-            fastest: order.into_iter().map(sums).collect(),
+            fastest: match ranked {
+                true => order.into_iter().map(sums).collect(),
+                false => vec![(order[0], costs.least_sums().to_vec())],
+            },
             by_used: HashMap::default(),
         }
     }

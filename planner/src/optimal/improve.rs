@@ -3,8 +3,6 @@
 //! For clusters too large to search through: a good plan early makes the search short,
 //! and is the answer where the search does not end. Proves nothing.
 
-use std::cmp::Reverse;
-
 use super::order::best_cuts;
 use crate::cost::{Costs, Cut, Index};
 
@@ -93,8 +91,8 @@ fn strangers(costs: &Costs<'_>, order: &[Index]) -> Vec<Index> {
         .filter(|device| !order.contains(device))
         .collect();
     unused.sort_by_key(|device| {
-        let speed = costs.devices[*device].decode_bytes_per_second;
-        (Reverse(speed), *device)
+        let nanos = costs.whole_nanos(*device);
+        (nanos, *device)
     });
     let mut chosen: Vec<Index> = unused.iter().copied().take(STRANGERS_MAX).collect();
     if !costs.links.are_alike() {

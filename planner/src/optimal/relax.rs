@@ -131,12 +131,12 @@ impl<'s, 'r> Relaxation<'s, 'r> {
         let times = sums[ends.clone()].iter().zip(&self.to_go[place][ends]);
         let split = times.map(|(sum, to_go)| sum + to_go).min();
         let split = split.map_or(NEVER, |least| least - sums[start]);
-        let time = if start > 0 {
-            split
-        } else {
-            split + self.costs.embedding_nanos(self.devices[place])
+        let device = self.devices[place];
+        let time = match start {
+            0 => split + self.costs.embedding_nanos(device),
+            _ => split,
         };
-        (time + self.penalties[place]).min(NEVER)
+        (time + self.costs.pass_nanos(device) + self.penalties[place]).min(NEVER)
     }
 
     /// Where that cheapest stage ends.

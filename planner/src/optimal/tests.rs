@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::testing::Dice;
 use crate::{
-    Device, DeviceId, LayerCost, Link, LinkSpeed, Model, NoPlan, Objective, Part, Request,
+    Detail, Device, DeviceId, LayerCost, Link, LinkSpeed, Model, NoPlan, Objective, Part, Request,
     Strategy, plan,
 };
 
@@ -116,6 +116,10 @@ fn random_devices(dice: &mut Dice, count: u64, room: u64) -> Vec<Device> {
             memory_bytes: room * dice.between(3, 20) / 10 + 120_000_000,
             decode_bytes_per_second: dice.between(5, 100) * 1_000_000_000,
             prefill_macs_per_second: dice.between(50, 4000) * 1_000_000_000,
+            detail: match dice.chance(2) {
+                true => Detail::default(),
+                false => random_detail(dice),
+            },
         })
         .collect();
     (0..count)
@@ -125,6 +129,22 @@ fn random_devices(dice: &mut Dice, count: u64, room: u64) -> Vec<Device> {
             ..palette[dice.below(kinds) as usize].clone()
         })
         .collect()
+}
+
+/// As a measurement tells it: a layer of 100 MB takes some milliseconds.
+fn random_detail(dice: &mut Dice) -> Detail {
+    let speed = |dice: &mut Dice| {
+        let known = dice.chance(2);
+        known.then(|| dice.between(5, 100) * 1_000_000_000)
+    };
+    Detail {
+        pass_nanos: dice.between(0, 5) * 400_000,
+        layer_nanos: dice.between(0, 5) * 300_000,
+        head_bytes_per_second: speed(dice),
+        cache_bytes_per_second: speed(dice),
+        attention_macs_per_second: speed(dice),
+        sharing: None,
+    }
 }
 
 /// None, some or all pairs.
@@ -214,7 +234,7 @@ impl<'r> Oracle<'r> {
         bytes <= request.devices[device].memory_bytes
     }
 
-    /// Streamed bytes, cache bytes and arithmetic of one row.
+    /// Streamed bytes but for the head's, cache bytes and arithmetic of one row.
     fn row(&self, range: &Range<usize>) -> (u128, u128, u128) {
         let model = &self.request.model;
         let read = u64::from(self.request.prompt_tokens);
@@ -225,11 +245,12 @@ impl<'r> Oracle<'r> {
             macs += u128::from(layer.macs_per_row + layer.attention_macs_per_token * read);
         }
         let (embeds, heads) = self.ends(range);
-        for (part, here) in [(model.embedding, embeds), (model.head, heads)] {
-            if here {
-                bytes += u128::from(part.decode_bytes);
-                macs += u128::from(part.macs_per_row);
-            }
+        if embeds {
+            bytes += u128::from(model.embedding.decode_bytes);
+            macs += u128::from(model.embedding.macs_per_row);
+        }
+        if heads {
+            macs += u128::from(model.head.macs_per_row);
         }
         (bytes, cache, macs)
     }
@@ -262,13 +283,23 @@ impl<'r> Oracle<'r> {
         let model = &self.request.model;
         let read = u64::from(self.request.prompt_tokens);
         for (device, range) in path {
-            let speed = self.request.devices[*device].decode_bytes_per_second;
+            let device = &self.request.devices[*device];
+            let speed = device.decode_bytes_per_second;
+            let cache_speed = device.detail.cache_bytes_per_second.unwrap_or(speed);
+            let head_speed = device.detail.head_bytes_per_second.unwrap_or(speed);
+            sum += u128::from(device.detail.pass_nanos);
             for layer in &model.layers[range.clone()] {
                 let weights = layer.active_bytes.unwrap_or(layer.weight_bytes);
-                sum += ceil((weights + layer.kv_bytes_per_token * read).into(), speed);
+                sum += u128::from(device.detail.layer_nanos);
+                sum += ceil(weights.into(), speed);
+                sum += ceil((layer.kv_bytes_per_token * read).into(), cache_speed);
             }
             let (embeds, heads) = self.ends(range);
-            for (part, here) in [(model.embedding, embeds), (model.head, heads)] {
+            let ends = [
+                (model.embedding, embeds, speed),
+                (model.head, heads, head_speed),
+            ];
+            for (part, here, speed) in ends {
                 if here {
                     sum += ceil(part.decode_bytes.into(), speed);
                 }
@@ -306,10 +337,22 @@ impl<'r> Oracle<'r> {
         for (device, range) in path {
             let (bytes, cache, macs) = self.row(range);
             let device = &self.request.devices[*device];
-            let weights = ceil(bytes * path.len() as u128, device.decode_bytes_per_second);
+            let (detail, speed) = (device.detail, device.decode_bytes_per_second);
+            let groups = path.len() as u128;
+            let (_, heads) = self.ends(range);
+            let head = if heads {
+                self.request.model.head.decode_bytes
+            } else {
+                0
+            };
+            let head_speed = detail.head_bytes_per_second.unwrap_or(speed);
+            let weights = ceil(bytes * groups, speed) + ceil(u128::from(head) * groups, head_speed);
             let arithmetic = ceil(macs * rows, device.prefill_macs_per_second);
-            let cache = ceil(cache * rows, device.decode_bytes_per_second);
-            slowest = slowest.max(weights.max(arithmetic) + cache);
+            let cache_speed = detail.cache_bytes_per_second.unwrap_or(speed);
+            let cache = ceil(cache * rows, cache_speed);
+            let layers = u128::from(detail.layer_nanos) * range.len() as u128;
+            let overhead = (u128::from(detail.pass_nanos) + layers) * groups;
+            slowest = slowest.max(weights.max(arithmetic) + cache + overhead);
         }
         for pair in path.windows(2) {
             let hidden = u128::from(self.request.model.hidden_bytes_per_row);

@@ -63,6 +63,8 @@ impl Host {
                     let taken = capability::Input::StatusTaken(status);
                     self.post(Mail::Capability(taken));
                 }
+                // Only what was disturbed is measured again, and nothing disturbs this.
+                capability::Output::Measure(_) => {}
                 capability::Output::Send { to, message } => self.send_control(to, &message),
                 capability::Output::Changed(capabilities) => {
                     let changed = placement::Input::Capabilities(capabilities);

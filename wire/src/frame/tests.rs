@@ -175,6 +175,14 @@ fn control_messages() -> Vec<Control> {
             threads: 4,
             decode_bytes_per_second: 10_000_000_000,
             prefill_macs_per_second: 50_000_000_000,
+            pass_nanos: 40_000,
+            layer_nanos: 90_000,
+            head_bytes_per_second: 12_000_000_000,
+            cache_bytes_per_second: 6_000_000_000,
+            attention_macs_per_second: 20_000_000_000,
+            share_permille: 1000,
+            host: 7,
+            host_cores: 4,
             wish: Some("smollm2".to_owned()),
         }),
         Control::Status(NodeStatus {
@@ -507,4 +515,25 @@ proptest! {
             drop(Control::decode(&bytes));
         }
     }
+}
+
+#[test]
+fn a_capability_that_no_planner_could_add_up_is_refused() {
+    let told = control_messages()
+        .into_iter()
+        .find_map(|control| match control {
+            Control::Capability(capability) => Some(capability),
+            _ => None,
+        });
+    let fair = told.expect("one of them");
+    let refused = |change: fn(&mut Capability)| {
+        let mut capability = fair.clone();
+        change(&mut capability);
+        Control::Capability(capability).encode().is_err()
+    };
+    assert!(!refused(|_| {}));
+    assert!(refused(|capability| capability.layer_nanos = u64::MAX));
+    assert!(refused(|capability| capability.pass_nanos = u64::MAX));
+    assert!(refused(|capability| capability.share_permille = 0));
+    assert!(refused(|capability| capability.share_permille = 1001));
 }

@@ -113,7 +113,7 @@ fn vector(map: &MappedTensors, tensor: &TensorInfo) -> Result<Vec<f32>, EngineEr
     Ok(map.bytes(tensor).as_chunks().0.iter().map(number).collect())
 }
 
-fn format(tensor: &TensorInfo) -> Result<Format, EngineError> {
+pub(crate) fn format(tensor: &TensorInfo) -> Result<Format, EngineError> {
     Ok(match tensor.kind {
         TensorType::F32 => Format::F32,
         TensorType::F16 => Format::F16,

@@ -1,5 +1,6 @@
 //! How fast this machine is at the two things that bound a language model:
-//! reading weights (decode) and multiplying them (prefill).
+//! reading weights (decode) and multiplying them (prefill). What a whole layer takes
+//! is measured elsewhere.
 //!
 //! Measures the kernels themselves, on made-up weights, in a few tens of
 //! milliseconds. Reads no clock but for durations, and remembers nothing.
@@ -27,15 +28,15 @@ const BUDGET: Duration = Duration::from_millis(20);
 /// Bytes that a thread touches at a time.
 const CHUNK: usize = 1 << 20;
 
-/// Weight bytes per second through a one-row product with 4-bit weights that
+/// Weight bytes per second through a one-row product with weights of `format` that
 /// do not fit into the cache: what bounds decode.
 ///
 /// # Errors
 /// When there is no memory for the weights.
-pub fn decode_bytes_per_second(pool: &Pool) -> io::Result<f64> {
-    let row_bytes = DECODE_COLS / Format::Q4_1.block_len() * Format::Q4_1.block_bytes();
+pub fn decode_bytes_per_second(pool: &Pool, format: Format) -> io::Result<f64> {
+    let row_bytes = DECODE_COLS / format.block_len() * format.block_bytes();
     let rows = DECODE_BYTES / row_bytes;
-    let weights = Packed::of_bytes(Format::Q4_1, rows, DECODE_COLS, |bytes| fill(pool, bytes))?;
+    let weights = Packed::of_bytes(format, rows, DECODE_COLS, |bytes| fill(pool, bytes))?;
     let x = rows_of(pool, 1, DECODE_COLS);
     let mut out = vec![0.0; weights.rows()];
     let seconds = fastest(|| weights.matmul(pool, &x, &mut out));
@@ -139,7 +140,7 @@ mod tests {
     fn speeds_are_plausible_and_quick_to_find() {
         let pool = Pool::new(2);
         let since = Instant::now();
-        let decode = decode_bytes_per_second(&pool).expect("memory");
+        let decode = decode_bytes_per_second(&pool, Format::Q4_1).expect("memory");
         let prefill = prefill_macs_per_second(&pool).expect("memory");
         let read = read_bytes_per_second(&pool, 8 << 20).expect("memory");
         // Generous: the machine that tests may be busy.

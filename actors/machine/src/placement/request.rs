@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use cairn_planner::{Device, DeviceId, Link, Request, Strategy};
+use cairn_planner::{Detail, Device, DeviceId, Link, Request, Sharing, Strategy};
 use cairn_wire::control::{
     Capability, Drift, Explain, LinkSeen, Loss, Plan, Reason, Stage, StageForecast, Survival,
 };
 use cairn_wire::id::{NodeId, PlanId};
 
 use super::{Config, ModelFacts};
+use crate::pipeline::CHUNK_ROWS;
 
 /// Memory that a node's process takes besides weights and cache.
 const PROCESS_BYTES: u64 = 60 << 20;
@@ -21,18 +22,13 @@ pub fn to_request<'a>(
     members: impl Iterator<Item = (&'a NodeId, &'a Capability)>,
 ) -> Request {
     let devices = members
-        .map(|(node, capability)| Device {
-            id: DeviceId(node.0),
-            name: capability.name.clone(),
-            memory_bytes: capability.memory_bytes,
-            decode_bytes_per_second: capability.decode_bytes_per_second.max(1),
-            prefill_macs_per_second: capability.prefill_macs_per_second.max(1),
-        })
+        .map(|(node, capability)| device(*node, capability))
         .collect();
     Request {
         strategy: config.strategy.clone(),
         context_tokens: config.context.min(facts.context_max),
         sequences: config.sequences,
+        prefill_chunk_rows: CHUNK_ROWS,
         buffer_bytes: PROCESS_BYTES,
         driver: Some(DeviceId(config.me.0)),
         ..Request::new(facts.costs.clone(), devices)
@@ -91,6 +87,37 @@ pub struct Corrections {
     pub drifts: Vec<Drift>,
     /// What the others are taken to be off by, in thousandths; 0 is unknown.
     pub shared_permille: u64,
+}
+
+/// A member as the planner sees it: with the speeds that it has in the long run.
+fn device(node: NodeId, capability: &Capability) -> Device {
+    let share = u64::from(capability.share_permille.clamp(1, 1000));
+    let speed = |per_second: u64| {
+        let lasting = u128::from(per_second) * u128::from(share) / 1000;
+        u64::try_from(lasting).unwrap_or(u64::MAX).max(1)
+    };
+    let time = |nanos: u64| nanos.saturating_mul(1000) / share;
+    Device {
+        id: DeviceId(node.0),
+        name: capability.name.clone(),
+        memory_bytes: capability.memory_bytes,
+        decode_bytes_per_second: speed(capability.decode_bytes_per_second),
+        prefill_macs_per_second: speed(capability.prefill_macs_per_second),
+        detail: Detail {
+            pass_nanos: time(capability.pass_nanos),
+            layer_nanos: time(capability.layer_nanos),
+            head_bytes_per_second: Some(speed(capability.head_bytes_per_second)),
+            cache_bytes_per_second: Some(speed(capability.cache_bytes_per_second)),
+            attention_macs_per_second: Some(speed(capability.attention_macs_per_second)),
+            sharing: Some(Sharing {
+                host: capability.host,
+                host_cores: capability.host_cores,
+                threads: capability.threads,
+                // At most a million.
+                burst_permille: (1_000_000 / share) as u32,
+            }),
+        },
+    }
 }
 
 /// The plan as it is proposed.
@@ -216,6 +243,7 @@ mod tests {
             memory_bytes: 1,
             decode_bytes_per_second: 1,
             prefill_macs_per_second: 1,
+            detail: Detail::default(),
         };
         let devices = [1, 2, 3].map(device).to_vec();
         let request = Request::new(cairn_planner::Model::default(), devices);
@@ -239,5 +267,37 @@ mod tests {
             })
             .collect();
         assert_eq!(links, [(2, 1, 64, 1 << 20), (1, 2, 64, 1 << 20)]);
+    }
+
+    #[test]
+    fn a_limited_node_is_planned_with_what_it_does_in_the_long_run() {
+        let capability = Capability {
+            name: "a".to_owned(),
+            version: "0".to_owned(),
+            memory_bytes: 1,
+            threads: 2,
+            decode_bytes_per_second: 1000,
+            prefill_macs_per_second: 4000,
+            pass_nanos: 10,
+            layer_nanos: 30,
+            head_bytes_per_second: 2000,
+            cache_bytes_per_second: 600,
+            attention_macs_per_second: 800,
+            share_permille: 250,
+            host: 7,
+            host_cores: 4,
+            wish: None,
+        };
+        let found = device(NodeId([1; 32]), &capability);
+        assert_eq!(found.decode_bytes_per_second, 250);
+        assert_eq!(found.prefill_macs_per_second, 1000);
+        let detail = found.detail;
+        assert_eq!((detail.pass_nanos, detail.layer_nanos), (40, 120));
+        assert_eq!(detail.head_bytes_per_second, Some(500));
+        assert_eq!(detail.cache_bytes_per_second, Some(150));
+        assert_eq!(detail.attention_macs_per_second, Some(200));
+        let sharing = detail.sharing.expect("it has told");
+        assert_eq!((sharing.host, sharing.threads), (7, 2));
+        assert_eq!(sharing.burst_permille, 4000);
     }
 }

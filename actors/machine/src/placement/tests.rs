@@ -14,6 +14,14 @@ fn capability(wish: Option<&str>) -> Capability {
         threads: 1,
         decode_bytes_per_second: 1 << 30,
         prefill_macs_per_second: 1 << 30,
+        pass_nanos: 0,
+        layer_nanos: 0,
+        head_bytes_per_second: 1 << 30,
+        cache_bytes_per_second: 1 << 30,
+        attention_macs_per_second: 1 << 30,
+        share_permille: 1000,
+        host: 0,
+        host_cores: 1,
         wish: wish.map(str::to_owned),
     }
 }

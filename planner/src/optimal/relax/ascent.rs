@@ -17,11 +17,11 @@ const LENGTH_MAX: u64 = 1000;
 const LENGTH_MIN: u64 = 10;
 /// Routes are mended into plans in one round of so many.
 const REPAIR_EVERY: usize = 4;
-/// A price per byte carries this many fractional bits.
+/// A price per unit of work carries this many fractional bits.
 const FRACTION_BITS: u32 = 32;
 
 impl Relaxation<'_, '_> {
-    /// Penalties to start from: what a device's room is worth when bytes are dealt out to
+    /// Penalties to start from: what a device's room is worth when work is dealt out to
     /// the cheapest devices first. They are the dual of a fractional knapsack, and the
     /// best penalties lie near.
     pub(super) fn appraise(&mut self) {
@@ -31,7 +31,7 @@ impl Relaxation<'_, '_> {
         for (place, device) in self.devices.iter().enumerate() {
             let ranges = (0..layers).map(|start| start..self.arcs.ends(place, start).end - 1);
             let ranges = ranges.filter(|range| !range.is_empty());
-            let rooms = ranges.map(|range| (self.costs.row_bytes(&range), range));
+            let rooms = ranges.map(|range| (self.costs.least_nanos(&range), range));
             let Some((room, range)) = rooms.max_by_key(|(room, range)| (*room, range.start)) else {
                 continue;
             };
@@ -41,7 +41,7 @@ impl Relaxation<'_, '_> {
             offers.push((rate, room, time, place));
         }
         offers.sort_unstable();
-        let mut left = self.costs.row_bytes(&(0..layers));
+        let mut left = self.costs.least_nanos(&(0..layers));
         let mut price = 0;
         for (rate, room, _, _) in &offers {
             price = *rate;

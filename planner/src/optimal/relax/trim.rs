@@ -20,7 +20,8 @@ impl Relaxation<'_, '_> {
                 let entered = self.entered(&paid, start, place);
                 let ends = self.arcs.ends(place, start);
                 let sums = self.costs.decode_sums(self.devices[place]);
-                let before = entered + self.penalties[place];
+                let pass = self.costs.pass_nanos(self.devices[place]);
+                let before = entered + pass + self.penalties[place];
                 let fixed = match start {
                     0 => before + self.costs.embedding_nanos(self.devices[place]),
                     _ => before,

@@ -1,0 +1,236 @@
+//! How fast this device runs layers: what a planner needs to forecast a stage.
+//!
+//! Runs a model's own layers through the shard that will serve them, one row and a chunk,
+//! early and late in a sequence; so whatever the engine does per row, per layer and per
+//! pass is in the figures, and a faster kernel is seen without a change here. Reads no
+//! clock but for durations, and remembers nothing.
+
+mod bench;
+mod busy;
+mod fit;
+mod wake;
+
+use std::io;
+use std::sync::Arc;
+
+use crate::error::EngineError;
+use crate::file::ModelFile;
+use crate::kernel::{Format, Pool, probe};
+use crate::shard::ShardOptions;
+use bench::Bench;
+
+/// What a device takes for the parts of a pass: a stage takes for each layer `layer_nanos`
+/// and its bytes over the bandwidth, and where it is the last the head's bytes over the
+/// head's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speeds {
+    /// Until a thread that sleeps has what another sends it.
+    pub wake_nanos: u64,
+    /// Time of a layer that its bytes do not account for: norms, attention to few rows,
+    /// handing work to threads.
+    pub layer_nanos: u64,
+    /// Weight bytes per second of layers through one row.
+    pub decode_bytes_per_second: u64,
+    /// Bytes per second of the head through one row, sampling included.
+    pub head_bytes_per_second: u64,
+    /// Cache bytes per second that attention reads in decode.
+    pub cache_bytes_per_second: u64,
+    /// Multiply-accumulates per second with a layer's weights, through a chunk of rows.
+    pub prefill_macs_per_second: u64,
+    /// Multiply-accumulates per second of attention, through a chunk of rows.
+    pub attention_macs_per_second: u64,
+    /// How far the middle half of the timings lies apart, in thousandths of their median.
+    pub spread_permille: u32,
+    /// Of the time that was measured, what the system let the calling thread run, in
+    /// thousandths. It waits for hardly anything but other programs.
+    pub busy_permille: u32,
+}
+
+impl Speeds {
+    /// One row through a layer of so many bytes, nothing cached.
+    pub fn layer_nanos_of(&self, bytes: u64) -> u64 {
+        let streamed = u128::from(bytes) * 1_000_000_000;
+        let streamed = streamed / u128::from(self.decode_bytes_per_second.max(1));
+        let streamed = u64::try_from(streamed).unwrap_or(u64::MAX);
+        self.layer_nanos.saturating_add(streamed)
+    }
+}
+
+/// What is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Rows of a chunk in prefill.
+    pub chunk_rows: usize,
+    /// Rows in the cache when late in a sequence; capped by what the model was made for.
+    pub cached_rows: usize,
+    /// How often each is timed, after one run that is not.
+    pub rounds: usize,
+}
+
+/// Bytes of weights that are run at least, if the model has so many: more than the
+/// last-level cache of most devices, as a stage's own layers are.
+const BYTES_MIN: u64 = 128 << 20;
+/// Layers that are run at least, if there are so many: a row that has just left a layer
+/// finds the next one's weights as far away as in service.
+const LAYERS_MIN: u32 = 2;
+
+/// Measures with layers of `file`, as many as [`Workload`] asks for time and memory lets
+/// matter. Takes about a second of all threads of `options`, and binds the calling thread
+/// as the engine's own would be.
+///
+/// # Errors
+/// As [`Shard::load`](crate::Shard::load), [`Shard::open`](crate::Shard::open) and
+/// [`Shard::forward`](crate::Shard::forward).
+pub fn measure(
+    file: &Arc<ModelFile>,
+    options: &ShardOptions,
+    workload: &Workload,
+) -> Result<Speeds, EngineError> {
+    let costs = file.layer_costs();
+    let layers = sample(
+        &costs
+            .layers
+            .iter()
+            .map(|l| l.weight_bytes)
+            .collect::<Vec<_>>(),
+    );
+    // A pool binds its threads when it is made, so it is made before this thread is bound.
+    let matrix = matrix_bytes_per_second(file, layers.start, options.threads);
+    let mut bench = Bench::load(file, layers, options, workload)?;
+    let timings = bench.run(workload.rounds)?;
+    Ok(fit::fit(&bench.amounts(&costs), &timings, matrix))
+}
+
+/// What can be said without a model: the speed of one large matrix, as if a layer were
+/// nothing else. Right about a large model, and too high for a small one.
+///
+/// # Errors
+/// When there is no memory for the matrix.
+pub fn measure_without_model(threads: usize) -> io::Result<Speeds> {
+    let pool = Pool::new(threads);
+    let decode = whole(probe::decode_bytes_per_second(&pool, Format::Q4_1)?);
+    let prefill = whole(probe::prefill_macs_per_second(&pool)?);
+    Ok(Speeds {
+        wake_nanos: whole(wake::seconds() * 1e9),
+        layer_nanos: 0,
+        decode_bytes_per_second: decode,
+        head_bytes_per_second: decode,
+        cache_bytes_per_second: decode,
+        prefill_macs_per_second: prefill,
+        attention_macs_per_second: prefill,
+        spread_permille: 0,
+        busy_permille: 1000,
+    })
+}
+
+/// What speeds depend on besides the device: shapes and quantisation, in words. Models of
+/// one description have the same speeds.
+pub fn describe(file: &ModelFile) -> String {
+    let spec = file.spec();
+    let kinds = file.layout().layers.iter().map(|layer| {
+        let kinds = layer.matrices().map(|tensor| tensor.kind.to_string());
+        kinds.join(",")
+    });
+    let mut runs: Vec<(String, usize)> = Vec::new();
+    for kind in kinds {
+        match runs.last_mut() {
+            Some((last, count)) if *last == kind => *count += 1,
+            Some(_) | None => runs.push((kind, 1)),
+        }
+    }
+    let runs: Vec<String> = runs
+        .iter()
+        .map(|(kind, count)| format!("{count}x[{kind}]"))
+        .collect();
+    format!(
+        "{:?} width {} mlp {} heads {}/{}x{} vocabulary {} head {} layers {}",
+        spec.family,
+        spec.width,
+        spec.feed_forward,
+        spec.heads,
+        spec.kv_heads,
+        spec.head_dim,
+        spec.vocabulary,
+        file.layout().output.kind,
+        runs.join(" ")
+    )
+}
+
+/// The layers to run: from the middle, because quantisers treat the ends alike and the
+/// middle as most of the model; all of a small model.
+fn sample(weight_bytes: &[u64]) -> std::ops::Range<u32> {
+    let all = u32::try_from(weight_bytes.len()).expect("a file has few layers: checked when read");
+    let total: u64 = weight_bytes.iter().sum();
+    let mean = (total / u64::from(all.max(1))).max(1);
+    let enough = u32::try_from(BYTES_MIN.div_ceil(mean)).unwrap_or(all);
+    let count = enough.max(LAYERS_MIN).min(all);
+    let start = (all - count) / 2;
+    start..start + count
+}
+
+/// Bytes per second of a large matrix in the format that a layer's largest is in.
+fn matrix_bytes_per_second(file: &ModelFile, layer: u32, threads: usize) -> Option<f64> {
+    let tensors = &file.layout().layers[layer as usize];
+    let format = crate::fast::format(&tensors.gate).ok()?;
+    probe::decode_bytes_per_second(&Pool::new(threads), format).ok()
+}
+
+/// A speed as a whole number: far below 2^53, so the cast is exact enough.
+fn whole(speed: f64) -> u64 {
+    speed.max(1.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::fixtures::TinyModel;
+    use crate::shard::Threads;
+
+    fn tiny(layers: u32) -> Arc<ModelFile> {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(&TinyModel::new(layers).gguf())
+            .expect("it is ours");
+        Arc::new(ModelFile::open(file.path()).expect("a good file"))
+    }
+
+    #[test]
+    fn every_speed_of_a_tiny_model_is_found() {
+        let options = ShardOptions {
+            binding: Threads::Free,
+            ..ShardOptions::new(1, 2)
+        };
+        let workload = Workload {
+            chunk_rows: 4,
+            cached_rows: 16,
+            rounds: 3,
+        };
+        for layers in [1, 4] {
+            let speeds = measure(&tiny(layers), &options, &workload).expect("it runs");
+            for speed in [
+                speeds.decode_bytes_per_second,
+                speeds.head_bytes_per_second,
+                speeds.cache_bytes_per_second,
+                speeds.prefill_macs_per_second,
+                speeds.attention_macs_per_second,
+            ] {
+                assert!(speed > 1, "{speeds:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn samples_are_from_the_middle_and_whole_where_the_model_is_small() {
+        assert_eq!(sample(&[1 << 20; 30]), 0..30);
+        assert_eq!(sample(&[64 << 20; 80]), 39..41);
+        assert_eq!(sample(&[1 << 30; 80]), 39..41);
+        assert_eq!(sample(&[1 << 30]), 0..1);
+    }
+
+    #[test]
+    fn models_of_other_shapes_are_described_differently() {
+        assert_eq!(describe(&tiny(2)), describe(&tiny(2)));
+        assert_ne!(describe(&tiny(2)), describe(&tiny(3)));
+    }
+}
