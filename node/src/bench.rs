@@ -47,17 +47,18 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
 }
 
 fn engine(args: &BenchEngineArgs) -> Result<(), Failure> {
+    let device = args.device.resolve();
+    let device = device.map_err(|error| Failure::new(Exit::Usage, error))?;
     let path = locate(&args.model)?;
     let unusable = |error| Failure::new(Exit::Model, error);
     let file = Arc::new(ModelFile::open(&path).map_err(unusable)?);
-    let device = args.device.resolve();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = ShardOptions {
         cache: match args.cache {
             CacheArg::F32 => CacheFormat::F32,
             CacheArg::F16 => CacheFormat::F16,
         },
-        device: device.map_err(|error| Failure::new(Exit::Usage, error))?,
+        device,
         binding: match args.pin {
             true => Threads::Pinned,
             false => Threads::Free,

@@ -84,6 +84,17 @@ fn a_node_that_is_not_there_is_said_so() {
 }
 
 #[test]
+fn a_device_that_is_not_there_is_named() {
+    for command in [&["up", "--ephemeral"][..], &["bench", "engine"]] {
+        let mut wrong = program(&[]);
+        wrong.args(command).args(["--device", "cuda:99"]);
+        let (code, said) = ends(wrong);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("cuda:99"), "{said}");
+    }
+}
+
+#[test]
 fn a_data_directory_has_one_node() {
     let (mut cluster, before) = two();
     let (code, said) = ends(cluster.up("n1", &[]));
