@@ -51,7 +51,7 @@ mod tests {
     fn the_median_of_the_last_transfers_counts() {
         let speed = Speed::default();
         assert_eq!(speed.bytes_per_second(), None);
-        let mut come = |bytes, millis| {
+        let come = |bytes, millis| {
             let took = Duration::from_millis(millis);
             speed.note(Some(Transfer { bytes, took }));
             speed.bytes_per_second()
