@@ -17,7 +17,8 @@ pub struct Margin {
     pub gain_permille: u32,
     /// And must have been so in this many judgements in a row.
     pub judgements: u32,
-    /// Judgements after a move in which nothing is moved again.
+    /// Judgements after a move in which nothing is moved again; twice as many after the next
+    /// one, and so on, until nothing better was found for a long time.
     pub rest: u32,
 }
 
@@ -41,7 +42,17 @@ pub struct Replan {
     pub in_a_row: u32,
     /// Judgements that are still to pass before anything may move.
     pub resting: u32,
+    /// Moves lately: each makes the rest after the next twice as long, so that layers which
+    /// look better wherever they are not do not go to and fro for ever.
+    pub moves: u32,
+    /// Judgements in a row that found nothing better.
+    pub calm: u32,
 }
+
+/// A rest is not doubled more often: half an hour and more.
+const DOUBLINGS_MAX: u32 = 6;
+/// So many rests without anything better, and earlier moves are forgotten.
+const CALM_RESTS: u32 = 20;
 
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,22 +87,31 @@ pub fn should_replan(
     let saved = u128::from(current_nanos.saturating_sub(candidate_nanos)) * 1000;
     let gain_permille = u64::try_from(saved / u128::from(current_nanos.max(1))).unwrap_or(u64::MAX);
     if gain_permille == 0 || gain_permille < u64::from(margin.gain_permille) {
+        let calm = before.calm.saturating_add(1);
+        let forgets = calm >= margin.rest.saturating_mul(CALM_RESTS);
         let after = Replan {
             in_a_row: 0,
             resting,
+            moves: if forgets { 0 } else { before.moves },
+            calm,
         };
         return (after, Decision::Stay);
     }
     let in_a_row = before.in_a_row.saturating_add(1);
     if before.resting > 0 || in_a_row < margin.judgements {
-        return (
-            Replan { in_a_row, resting },
-            Decision::Wait { gain_permille },
-        );
+        let after = Replan {
+            in_a_row,
+            resting,
+            moves: before.moves,
+            calm: 0,
+        };
+        return (after, Decision::Wait { gain_permille });
     }
     let after = Replan {
         in_a_row: 0,
-        resting: margin.rest,
+        resting: margin.rest << before.moves.min(DOUBLINGS_MAX),
+        moves: before.moves.saturating_add(1),
+        calm: 0,
     };
     (after, Decision::Move { gain_permille })
 }

@@ -39,6 +39,9 @@ fn a_lasting_gain_moves_once_and_then_rests() {
     // Even if the gain does not go away, the next move waits for the rest to pass.
     let moves = judge(vec![300; 5 + rest + 1]);
     assert_eq!(moves, [4, 4 + rest + 1]);
+    // What never goes away moves layers ever more rarely.
+    let moves = judge(vec![300; 100 * rest]);
+    assert_eq!(moves.len(), 7, "{moves:?}");
 }
 
 #[test]
@@ -46,7 +49,7 @@ fn a_worse_candidate_is_never_adopted() {
     let (_, decision) = should_replan(
         Replan {
             in_a_row: 99,
-            resting: 0,
+            ..Replan::default()
         },
         1000,
         1200,
