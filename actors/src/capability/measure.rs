@@ -26,6 +26,9 @@ const BUSY_PERMILLE_MIN: u32 = 930;
 /// Speeds that were disturbed serve the nodes that start within this time too; each of them
 /// measures again when it is idle.
 const DISTURBED_AGE_MAX: Duration = Duration::from_secs(30);
+/// With less of its threads' time than this, in thousandths, a node does not run layers to
+/// measure itself.
+const SHARE_PERMILLE_MIN: u32 = 250;
 /// How often everything is timed.
 const ROUNDS: usize = 5;
 /// Rows in the cache of a sequence in the middle of its life.
@@ -87,6 +90,9 @@ impl Measurer {
         if let Some(found) = look() {
             return Some(found);
         }
+        // Who is stopped most of the time would need a minute to run a model's layers.
+        let share = Limits::read().share_permille(self.threads);
+        let file = file.filter(|_| share >= SHARE_PERMILLE_MIN);
         let speeds = match self.once(file.as_ref()) {
             Ok(speeds) => speeds,
             Err(error) => {
@@ -94,7 +100,9 @@ impl Measurer {
                 return None;
             }
         };
-        kept::write(&self.cache_dir, &key, &speeds);
+        if share >= SHARE_PERMILLE_MIN {
+            kept::write(&self.cache_dir, &key, &speeds);
+        }
         drop(lock);
         tracing::info!(
             layer_micros = speeds.layer_nanos / 1000,
@@ -145,16 +153,16 @@ impl Measurer {
         })
     }
 
-    /// Everything that speeds depend on, in words.
+    /// Everything that speeds depend on, in words. A quota is not in it: who is stopped now and
+    /// then is as fast as others while it runs.
     fn key(&self, shape: &str) -> String {
         let limits = Limits::read();
         format!(
-            "{} | {} {} | {} cores, quota {:?} | {} threads | {shape}",
+            "{} | {} {} | {} cores | {} threads | {shape}",
             self.build,
             processor(),
             Isa::detect().name(),
             limits.cores,
-            limits.quota,
             self.threads,
         )
     }

@@ -552,11 +552,10 @@ fn a_slow_stage_moves_layers_after_some_judgements() {
     let moved = rig.proposed();
     let held = |plan: &Plan| plan.stages[1].end - plan.stages[1].first;
     assert!(held(&moved) < held(&plan));
-    assert_eq!(
-        moved.explain.drifts.len(),
-        1,
-        "whoever leads next must know"
-    );
+    let mut drifts = moved.explain.drifts.iter();
+    let slow = drifts.find(|drift| drift.node == node(2));
+    let slow = slow.expect("whoever leads next must know");
+    assert!(slow.measured_micros > 4 * slow.forecast_micros);
     assert!(rig.orders.iter().any(|order| matches!(
         order,
         Output::Note(Note::Replanning { why }) if why.contains("5.0 times as long")

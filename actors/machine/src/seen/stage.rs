@@ -13,7 +13,7 @@ use cairn_wire::id::PlanId;
 use crate::Tick;
 
 /// Passes longer ago say nothing about now.
-const WINDOW_MILLIS: u64 = 10_000;
+const WINDOW_MILLIS: u64 = 6_000;
 /// What is averaged before the median is taken.
 const SLICE_MILLIS: u64 = 1_000;
 /// Fewer passes are no measurement: the one that proves a plan finds everything cold.
