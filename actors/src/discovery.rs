@@ -37,6 +37,10 @@ struct Dialing {
 }
 
 /// What the network and the neighbours say, before it is put into the machine's words.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all of it is the network's news, and each lives for a moment"
+)]
 pub(crate) enum Talk {
     /// The network's own news.
     News(Event),

@@ -292,30 +292,29 @@ impl Snapshot<'_> {
         self.wiring.name(node)
     }
 
+    fn stage_view(&self, plan: &Plan, index: usize) -> StageView {
+        let stage = &plan.stages[index];
+        let expected = plan.explain.stages.get(index);
+        let status = self.told.statuses.get(&stage.node);
+        let seen = status.and_then(|status| status.stage);
+        let seen = seen.filter(|seen| seen.plan == plan.id);
+        StageView {
+            node: self.node_name(stage.node),
+            id: stage.node.to_string(),
+            layers: [stage.first, stage.end],
+            planned_memory_bytes: stage.memory_bytes,
+            memory_bytes: status.map_or(0, |status| status.resident_bytes),
+            free_bytes: expected.map_or(0, |stage| stage.free_bytes),
+            decode_ms: expected.map_or(0.0, |stage| stage.decode_micros as f64 / 1e3),
+            measured_decode_ms: seen.map(|seen| seen.decode_micros as f64 / 1e3),
+            queue_wait_ms: seen.map(|seen| seen.queue_wait_micros as f64 / 1e3),
+            prefill_chunk_ms: expected.map_or(0.0, |stage| stage.prefill_chunk_micros as f64 / 1e3),
+        }
+    }
+
     fn plan_view(&self, plan: &Plan) -> PlanView {
         let explain = &plan.explain;
-        let stages = plan.stages.iter().enumerate().map(|(index, stage)| {
-            let expected = explain.stages.get(index);
-            let seen = self.told.statuses.get(&stage.node);
-            let seen = seen.and_then(|status| status.stage);
-            let seen = seen.filter(|seen| seen.plan == plan.id);
-            StageView {
-                node: self.node_name(stage.node),
-                id: stage.node.to_string(),
-                layers: [stage.first, stage.end],
-                planned_memory_bytes: stage.memory_bytes,
-                memory_bytes: match self.told.statuses.get(&stage.node) {
-                    Some(status) => status.resident_bytes,
-                    None => 0,
-                },
-                free_bytes: expected.map_or(0, |stage| stage.free_bytes),
-                decode_ms: expected.map_or(0.0, |stage| stage.decode_micros as f64 / 1e3),
-                measured_decode_ms: seen.map(|seen| seen.decode_micros as f64 / 1e3),
-                queue_wait_ms: seen.map(|seen| seen.queue_wait_micros as f64 / 1e3),
-                prefill_chunk_ms: expected
-                    .map_or(0.0, |stage| stage.prefill_chunk_micros as f64 / 1e3),
-            }
-        });
+        let stages = (0..plan.stages.len()).map(|index| self.stage_view(plan, index));
         let survives = explain.survives.iter().map(|survival| {
             let (loss, bytes_missing) = match survival.loss {
                 Loss::Covered => ("covered", 0),

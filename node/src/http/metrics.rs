@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use cairn_actors::Status;
+use cairn_actors::{NodeView, StageView, State, Status};
 
 /// Of the text format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -18,30 +18,22 @@ pub(super) fn render(status: &Status) -> String {
             family(&mut page, name, kind, help, &samples);
         }
     };
-    let alone = |value: f64| vec![(Vec::new(), value)];
-    let ready = f64::from(u8::from(status.state == cairn_actors::State::Ready));
-    put(
-        "cairn_ready",
-        "gauge",
-        "Whether prompts can be answered.",
-        alone(ready),
-    );
+    let ready = f64::from(u8::from(status.state == State::Ready));
     let running = f64::from(status.requests_running);
-    put(
-        "cairn_requests_running",
-        "gauge",
-        "Answers in progress that arrived here.",
-        alone(running),
-    );
     let waiting = f64::from(status.requests_waiting);
-    put(
-        "cairn_requests_waiting",
-        "gauge",
-        "Requests waiting here.",
-        alone(waiting),
-    );
+    for (name, help, value) in [
+        ("cairn_ready", "Whether prompts can be answered.", ready),
+        (
+            "cairn_requests_running",
+            "Answers in progress that arrived here.",
+            running,
+        ),
+        ("cairn_requests_waiting", "Requests waiting here.", waiting),
+    ] {
+        put(name, "gauge", help, vec![(Vec::new(), value)]);
+    }
 
-    let of_nodes = |value: fn(&cairn_actors::NodeView) -> f64| -> Vec<Sample> {
+    let of_nodes = |value: fn(&NodeView) -> f64| -> Vec<Sample> {
         let nodes = status.nodes.iter();
         nodes
             .map(|node| (vec![("node", node.name.clone())], value(node)))
@@ -52,7 +44,7 @@ pub(super) fn render(status: &Status) -> String {
     }
 
     let stages = status.plan.iter().flat_map(|plan| &plan.stages);
-    let of_stages = |value: fn(&cairn_actors::StageView) -> Option<f64>| -> Vec<Sample> {
+    let of_stages = |value: fn(&StageView) -> Option<f64>| -> Vec<Sample> {
         let seen = stages.clone().filter_map(|stage| {
             let [first, end] = stage.layers;
             let layers = ("layers", format!("{first}..{end}"));
@@ -93,7 +85,16 @@ pub(super) fn render(status: &Status) -> String {
 }
 
 /// Of a node: name, kind, help, value.
-const NODE: &[(&str, &str, &str, fn(&cairn_actors::NodeView) -> f64)] = &[
+type NodeFigure = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&NodeView) -> f64,
+);
+/// Of a stage, in milliseconds: name, help, value.
+type StageFigure = (&'static str, &'static str, fn(&StageView) -> Option<f64>);
+
+const NODE: &[NodeFigure] = &[
     (
         "cairn_node_resident_bytes",
         "gauge",
@@ -150,8 +151,7 @@ const NODE: &[(&str, &str, &str, fn(&cairn_actors::NodeView) -> f64)] = &[
     ),
 ];
 
-/// Of a stage, in milliseconds: name, help, value.
-const STAGE: &[(&str, &str, fn(&cairn_actors::StageView) -> Option<f64>)] = &[
+const STAGE: &[StageFigure] = &[
     (
         "cairn_stage_decode_forecast_seconds",
         "A decode row, as planned.",

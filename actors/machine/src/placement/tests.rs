@@ -497,11 +497,11 @@ fn question(rig: &mut Rig, stages: &[(u8, StageSeen)]) -> Option<Question> {
         let (from, seen) = (rig.machine.me, of(1));
         rig.feed(Input::Seen { from, seen });
     }
-    let questions = rig.orders.iter().filter_map(|order| match order {
+    let mut newest_first = rig.orders.iter().rev();
+    newest_first.find_map(|order| match order {
         Output::Judge(question) => Some(Question::clone(question)),
         _ => None,
-    });
-    questions.last()
+    })
 }
 
 fn stage_seen(plan: &Plan, decode_micros: u64) -> StageSeen {

@@ -3,7 +3,7 @@
 //! Only passes of exactly one row count: a pass of several streams' rows says little about
 //! what one of them costs. The figure is the median of each second's mean. A plain median
 //! would not see a quota, which lets nine passes through and then stops the tenth for as
-//! long as all of them; a plain mean would take one hiccup for ten seconds of slowness.
+//! long as all of them; a plain mean would take one hiccup for six seconds of slowness.
 
 use std::collections::{BTreeMap, VecDeque};
 
