@@ -27,38 +27,31 @@ def silent(_level, _text, _data):
     """Keeps the library's log out of our output."""
 
 
-def rpc():
-    """llama.cpp's library for servers on other machines."""
+def part(name):
+    """A library of llama.cpp beside the one that the bindings have loaded."""
     folder = os.environ.get("LLAMA_CPP_LIB_PATH") or os.path.join(os.path.dirname(lib.__file__), "lib")
-    library = ctypes.CDLL(os.path.join(folder, "libggml-rpc.so"), mode=ctypes.RTLD_GLOBAL)
-    library.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
-    return library
-
-
-def registry():
-    """llama.cpp's library of devices, which the one above uses."""
-    library = ctypes.CDLL("libggml.so", mode=ctypes.RTLD_GLOBAL)
-    library.ggml_backend_dev_by_type.restype = ctypes.c_void_p
-    return library
+    return ctypes.CDLL(os.path.join(folder, f"lib{name}.so"), mode=ctypes.RTLD_GLOBAL)
 
 
 def serve(endpoint, threads):
     """Computes for others on the CPU, for ever."""
-    device = registry().ggml_backend_dev_by_type(0)
-    assert device, "no CPU"
-    devices = (ctypes.c_void_p * 1)(device)
-    start = rpc().ggml_backend_rpc_start_server
+    find = part("ggml").ggml_backend_dev_by_type
+    find.restype = ctypes.c_void_p
+    devices = (ctypes.c_void_p * 1)(find(0))
+    assert devices[0], "no CPU"
+    start = part("ggml-rpc").ggml_backend_rpc_start_server
     start.argtypes = [ctypes.c_char_p, ctypes.c_char_p, *[ctypes.c_size_t] * 2, ctypes.c_void_p]
     start(endpoint.encode(), None, int(threads), 1, devices)
 
 
 def share_out(parameters, endpoints):
     """Puts every layer on one of the servers, as many on each."""
-    library, devices = rpc(), registry()
+    connect = part("ggml-rpc").ggml_backend_rpc_add_server
+    connect.restype = ctypes.c_void_p
     for endpoint in endpoints:
-        server = ctypes.c_void_p(library.ggml_backend_rpc_add_server(endpoint.encode()))
+        server = connect(endpoint.encode())
         assert server, endpoint
-        devices.ggml_backend_register(server)
+        part("ggml").ggml_backend_register(ctypes.c_void_p(server))
     split = (ctypes.c_float * lib.llama_max_devices())(*[1.0] * len(endpoints))
     parameters.n_gpu_layers = 999
     parameters.tensor_split = split
