@@ -68,18 +68,16 @@ impl Groups {
         self.under_way.iter().map(|group| group.until).min()
     }
 
-    /// A pass with one row of each of `sequences` leaves; `open` sequences are open, and
-    /// `alone` says that nothing but such rows is in it.
+    /// A pass with one row of each of `sequences` leaves, while `open` sequences are open.
     pub(super) fn left(
         &mut self,
         now: Tick,
         sequences: impl Iterator<Item = SequenceId>,
         open: usize,
-        alone: bool,
     ) {
         let missing: BTreeSet<SequenceId> = sequences.collect();
         let rows = missing.len() as u64;
-        self.search.passed(now, rows, open, alone);
+        self.search.passed(now, rows, open);
         if rows > 0 {
             self.under_way.push(Group {
                 missing,
@@ -87,6 +85,11 @@ impl Groups {
                 until: now.after_millis(LOST_MILLIS),
             });
         }
+    }
+
+    /// Rows of prompts pass: a measurement that they take part in tells nothing.
+    pub(super) fn prompts_passed(&mut self) {
+        self.search.window = None;
     }
 
     /// The next row of a sequence is here, or none will come.
@@ -158,7 +161,7 @@ impl Search {
         self.stages.min(self.open)
     }
 
-    fn passed(&mut self, now: Tick, rows: u64, open: usize, alone: bool) {
+    fn passed(&mut self, now: Tick, rows: u64, open: usize) {
         if self.open != open {
             // What was measured of a pair so far compares with nothing that comes.
             self.open = open;
@@ -167,7 +170,7 @@ impl Search {
                 trial.best_rate = None;
             }
         }
-        if self.groups_max() < 2 || !alone {
+        if self.groups_max() < 2 {
             self.window = None;
             return;
         }
@@ -265,7 +268,7 @@ mod tests {
             let room = groups.room(tick, streams as usize).min(waiting.len());
             if free[0] <= now && room > 0 {
                 let pass: Vec<SequenceId> = waiting.drain(..room).collect();
-                groups.left(tick, pass.iter().copied(), streams as usize, true);
+                groups.left(tick, pass.iter().copied(), streams as usize);
                 let time = read + row * pass.len() as u64;
                 let mut at = now;
                 for stage in 0..stages {
@@ -314,14 +317,14 @@ mod tests {
     #[test]
     fn a_group_is_back_when_all_of_it_is_or_patience_ends() {
         let mut groups = Groups::new(1);
-        groups.left(Tick(0), [sequence(1), sequence(2)].into_iter(), 2, true);
+        groups.left(Tick(0), [sequence(1), sequence(2)].into_iter(), 2);
         assert_eq!(groups.room(Tick(1), 2), 0);
         groups.came_back(Tick(40), sequence(1));
         assert_eq!(groups.room(Tick(41), 2), 0, "the other may come yet");
         assert_eq!(groups.deadline(), Some(Tick(51)));
         assert_eq!(groups.room(Tick(51), 2), 2);
 
-        groups.left(Tick(60), [sequence(1), sequence(2)].into_iter(), 2, true);
+        groups.left(Tick(60), [sequence(1), sequence(2)].into_iter(), 2);
         groups.came_back(Tick(70), sequence(1));
         groups.came_back(Tick(70), sequence(2));
         assert_eq!(groups.room(Tick(70), 2), 2);
@@ -330,7 +333,7 @@ mod tests {
     #[test]
     fn a_group_that_is_lost_holds_nobody_up_for_ever() {
         let mut groups = Groups::new(1);
-        groups.left(Tick(0), [sequence(1)].into_iter(), 1, true);
+        groups.left(Tick(0), [sequence(1)].into_iter(), 1);
         assert_eq!(groups.room(Tick(LOST_MILLIS - 1), 1), 0);
         assert_eq!(groups.room(Tick(LOST_MILLIS), 1), 1);
     }

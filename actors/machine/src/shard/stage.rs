@@ -196,9 +196,10 @@ impl Stage {
         let items = self.queue.next_pass(decode_max);
         if let Some(groups) = &mut self.groups {
             let decode = items.iter().filter(|item| is_decode(&item.span));
-            let alone = decode.clone().count() == items.len();
-            let sequences = decode.map(|item| item.span.sequence);
-            groups.left(now, sequences, self.held.len(), alone);
+            groups.left(now, decode.map(|item| item.span.sequence), self.held.len());
+            if items.iter().any(|item| !is_decode(&item.span)) {
+                groups.prompts_passed();
+            }
         }
         for PassItem { span, .. } in &items {
             if let Some(held) = self.held.get_mut(&span.sequence) {
