@@ -137,14 +137,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn speeds_are_plausible_and_quick_to_find() {
+    fn speeds_are_plausible() {
         let pool = Pool::new(2);
-        let since = Instant::now();
         let decode = decode_bytes_per_second(&pool, Format::Q4_1).expect("memory");
         let prefill = prefill_macs_per_second(&pool).expect("memory");
         let read = read_bytes_per_second(&pool, 8 << 20).expect("memory");
-        // Generous: the machine that tests may be busy.
-        assert!(since.elapsed() < Duration::from_secs(5));
         for speed in [decode, prefill, read] {
             assert!((1e6..1e14).contains(&speed), "{speed}");
         }
