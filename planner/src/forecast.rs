@@ -7,11 +7,15 @@ use std::collections::BTreeMap;
 use crate::cost::{Costs, Cut, Index};
 use crate::plan::{Forecast, StageForecast, Standby};
 
+/// What more groups must gain, in thousandths.
+const GAIN_PERMILLE: u64 = 50;
+
 /// Forecasts a plan for the request's prompt length and number of streams.
 pub(crate) fn forecast(costs: &Costs<'_>, cuts: &[Cut], standbys: &[Standby]) -> Forecast {
     let request = costs.request;
     let tpot = token_nanos(costs, cuts);
-    let many = many_nanos(costs, cuts).max(tpot);
+    let (groups, many) = many_nanos(costs, cuts);
+    let many = many.max(tpot);
     Forecast {
         prompt_tokens: request.prompt_tokens,
         ttft_micros: first_token_nanos(costs, cuts).div_ceil(1000),
@@ -19,6 +23,7 @@ pub(crate) fn forecast(costs: &Costs<'_>, cuts: &[Cut], standbys: &[Standby]) ->
         hops_micros: costs.hops_nanos(cuts).div_ceil(1000),
         tokens_per_second: 1e9 / tpot.max(1) as f64,
         streams: request.sequences,
+        groups,
         many_tpot_micros: many.div_ceil(1000),
         many_tokens_per_second: f64::from(request.sequences) * 1e9 / many.max(1) as f64,
         stages: stages(costs, cuts, standbys),
@@ -38,15 +43,44 @@ fn token_nanos(costs: &Costs<'_>, cuts: &[Cut]) -> u64 {
     bursts.saturating_add(costs.hops_nanos(cuts)).max(slowest)
 }
 
-/// The time in which each of the many streams gets one token: no less than the slowest
-/// stage needs for all of them, and no less than the cores of a machine that several stages
-/// share.
-fn many_nanos(costs: &Costs<'_>, cuts: &[Cut]) -> u64 {
-    let turns = cuts
-        .iter()
-        .map(|(device, layers)| (*device, costs.turn_nanos(*device, layers, cuts.len())));
-    let shared = shared_nanos(costs, turns);
-    costs.slowest_nanos(cuts).max(shared)
+/// The number of groups that the many streams best travel in, and the time in which each
+/// stream then gets one token. Groups wait for each other in ways that are not counted here, so
+/// each further one must be worth it.
+fn many_nanos(costs: &Costs<'_>, cuts: &[Cut]) -> (u32, u64) {
+    let groups_max = cuts.len().min(costs.request.sequences.max(1) as usize);
+    let alone = (1, turn_nanos(costs, cuts, 1));
+    (2..=groups_max).fold(alone, |best, groups| {
+        let nanos = turn_nanos(costs, cuts, groups);
+        match nanos.saturating_mul(1000 + GAIN_PERMILLE) < best.1.saturating_mul(1000) {
+            true => (groups as u32, nanos),
+            false => best,
+        }
+    })
+}
+
+/// The time of one token of each of the many streams: no less than the slowest stage or link
+/// needs for all groups, than the cores of a machine that several stages share, or than one
+/// group needs for its way through all stages and home.
+fn turn_nanos(costs: &Costs<'_>, cuts: &[Cut], groups: usize) -> u64 {
+    let turn = |(device, layers): &Cut| (*device, costs.turn_nanos(*device, layers, groups));
+    let shared = shared_nanos(costs, cuts.iter().map(turn));
+    let rows = u64::from(costs.request.sequences).div_ceil(groups as u64);
+    let passes = cuts.iter().map(|cut| {
+        let (device, nanos) = turn(cut);
+        burst(costs, device, nanos) / groups as u64
+    });
+    let between = cuts.windows(2).map(|pair| {
+        let (from, to) = (pair[0].0, pair[1].0);
+        costs.links.rows_nanos(from, to, rows)
+    });
+    let ends = match (cuts.first(), cuts.last()) {
+        (Some(first), Some(last)) => {
+            costs.enter_nanos(first.0) + costs.leave_nanos(last.0, first.0)
+        }
+        _ => 0,
+    };
+    let round = passes.chain(between).fold(ends, u64::saturating_add);
+    costs.slowest_nanos(cuts, groups).max(shared).max(round)
 }
 
 /// What of a time in the long run a device needs when it may run for a moment.

@@ -67,6 +67,8 @@ pub struct Forecast {
     pub tokens_per_second: f64,
     /// How many streams "many" is: the request's sequences.
     pub streams: u32,
+    /// Groups that they best travel in: passes that are under way at once.
+    pub groups: u32,
     /// Time per output token that each of the many streams sees.
     pub many_tpot_micros: u64,
     /// Tokens per second of all of them together.

@@ -145,6 +145,7 @@ mod tests {
                 standbys: Vec::new(),
                 memory_bytes: 0,
             }],
+            groups: 1,
             explain: Explain::default(),
         })
     }

@@ -163,6 +163,9 @@ pub struct Plan {
     pub sequences: u32,
     /// Stage 0 embeds, the last one samples. Together every layer once.
     pub stages: Vec<Stage>,
+    /// Groups in which several streams go round the stages at first; the first stage finds out
+    /// whether another number is better.
+    pub groups: u16,
     /// Why it is as it is.
     pub explain: Explain,
 }

@@ -40,6 +40,7 @@ pub(crate) fn plan(stages: &[(u8, Range<u32>)]) -> Plan {
                 memory_bytes: 0,
             })
             .collect(),
+        groups: u16::MAX,
         explain: Explain::default(),
     }
 }

@@ -44,11 +44,11 @@ impl Costs<'_> {
     }
 
     /// The time in which every sequence advances by one token when all stages are kept
-    /// busy: the slowest stage's or link's share of it.
-    pub(crate) fn slowest_nanos(&self, cuts: &[Cut]) -> u64 {
+    /// busy by so many groups: the slowest stage's or link's share of it.
+    pub(crate) fn slowest_nanos(&self, cuts: &[Cut], groups: usize) -> u64 {
         let stages = cuts
             .iter()
-            .map(|(device, layers)| self.turn_nanos(*device, layers, cuts.len()));
+            .map(|(device, layers)| self.turn_nanos(*device, layers, groups));
         let links = cuts
             .windows(2)
             .map(|pair| self.links.busy_nanos(pair[0].0, pair[1].0));
@@ -58,7 +58,7 @@ impl Costs<'_> {
     pub(crate) fn objective_nanos(&self, cuts: &[Cut]) -> u64 {
         match self.request.objective {
             Objective::Latency => self.latency_nanos(cuts),
-            Objective::Throughput => self.slowest_nanos(cuts),
+            Objective::Throughput => self.slowest_nanos(cuts, cuts.len()),
         }
     }
 }

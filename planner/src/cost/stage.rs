@@ -66,18 +66,12 @@ impl Costs<'_> {
         self.decode[device][layers.end] - self.decode[device][layers.start]
     }
 
-    /// How long a stage is busy while every sequence advances by one token, when the
-    /// plan has `stage_count` stages and the sequences travel in as many groups: each
-    /// group streams the weights once, each row does its own arithmetic (the larger of
-    /// the two counts, as in a roofline) and reads its own cache.
-    pub(crate) fn turn_nanos(
-        &self,
-        device: Index,
-        layers: &Range<usize>,
-        stage_count: usize,
-    ) -> u64 {
+    /// How long a stage is busy while every sequence advances by one token, when they
+    /// travel in so many groups: each group streams the weights once, each row does its own
+    /// arithmetic (the larger of the two counts, as in a roofline) and reads its own cache.
+    pub(crate) fn turn_nanos(&self, device: Index, layers: &Range<usize>, groups: usize) -> u64 {
         let rows = u64::from(self.request.sequences);
-        let groups = stage_count as u64;
+        let groups = groups as u64;
         let machine = self.devices[device];
         let model = &self.request.model;
         let mut streamed = self.streamed[layers.end] - self.streamed[layers.start];

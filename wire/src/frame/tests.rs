@@ -129,6 +129,7 @@ fn plan() -> Plan {
         context: 2048,
         sequences: 4,
         stages: vec![stage(0, 10), stage(10, 30)],
+        groups: 2,
         explain: Explain {
             strategy: "optimal".to_owned(),
             reasons: vec![Reason {

@@ -154,6 +154,7 @@ pub fn to_wire(
         context: config.context.min(facts.context_max),
         sequences: config.sequences,
         stages,
+        groups: u16::try_from(solved.forecast.groups).unwrap_or(u16::MAX),
         explain: Explain {
             strategy: strategy_name(&config.strategy).to_owned(),
             tpot_micros: solved.forecast.tpot_micros,

@@ -3,7 +3,7 @@
 //! Rows that are computed together read the weights once, so on stages that share
 //! their cores or their memory one large group is best. On machines of their own,
 //! a single group leaves all stages but one idle, and as many groups as stages
-//! keep them busy. Nobody says which of the two holds, and it may hold in part: the
+//! keep them busy. The plan's forecast says what to begin with, and may be wrong: the
 //! first stage, which all rows pass, tries a neighbouring number now and then and
 //! keeps what gave more rows per second. Has no clock but the ticks that it is told.
 
@@ -23,8 +23,10 @@ const WINDOW_PASSES: u64 = 4;
 const PAIRS: u32 = 3;
 /// How much better it must be, in thousandths.
 const GAIN_PERMILLE: u64 = 50;
-/// Measurements between two trials.
-const REST_WINDOWS: u32 = 20;
+/// Measurements before the first trial, and after one that was won.
+const REST_WINDOWS: u32 = 5;
+/// After one that was lost there are twice as many as before it, up to so many.
+const REST_WINDOWS_MAX: u32 = 160;
 
 /// The groups that are under way through the stages of a plan.
 #[derive(Debug)]
@@ -44,11 +46,11 @@ struct Group {
 }
 
 impl Groups {
-    /// For the first of `stages` stages. Begins with a group per stage.
-    pub(super) fn new(stages: usize) -> Self {
+    /// For the first of `stages` stages. Begins with so many groups, or as many as can be.
+    pub(super) fn new(stages: usize, groups: usize) -> Self {
         Self {
             under_way: Vec::new(),
-            search: Search::new(stages),
+            search: Search::new(stages, groups),
         }
     }
 
@@ -115,7 +117,10 @@ struct Search {
     /// The next trial is of fewer groups, or of more.
     fewer: bool,
     trial: Option<Trial>,
+    /// Measurements until the next trial.
     rest: u32,
+    /// How many there were before the last one.
+    rested: u32,
     window: Option<Window>,
 }
 
@@ -139,14 +144,15 @@ struct Window {
 }
 
 impl Search {
-    fn new(stages: usize) -> Self {
+    fn new(stages: usize, groups: usize) -> Self {
         Self {
             stages,
-            best: stages,
+            best: groups.clamp(1, stages),
             open: 0,
             fewer: true,
             trial: None,
-            rest: 0,
+            rest: REST_WINDOWS,
+            rested: REST_WINDOWS,
             window: None,
         }
     }
@@ -214,12 +220,14 @@ impl Search {
         if rate * 1000 < best_rate * (1000 + GAIN_PERMILLE) {
             self.trial = None;
             self.fewer = !self.fewer;
-            self.rest = REST_WINDOWS;
+            self.rested = (2 * self.rested).min(REST_WINDOWS_MAX);
+            self.rest = self.rested;
             return;
         }
         trial.won += 1;
         if trial.won == PAIRS {
             self.best = trial.candidate;
+            self.rested = REST_WINDOWS;
             self.trial = self.next_trial();
         }
     }
@@ -255,9 +263,17 @@ mod tests {
     }
 
     /// Stages that take `read` for the weights and `row` for each row (microseconds), each on a
-    /// machine of its own or all on one. Gives the number of groups that the search settles on.
-    fn settles(stages: usize, streams: u64, read: u64, row: u64, shared: bool) -> usize {
-        let mut groups = Groups::new(stages);
+    /// machine of its own or all on one. Gives the number of groups that the search settles on
+    /// when it begins with `begin`.
+    fn settles(
+        begin: usize,
+        stages: usize,
+        streams: u64,
+        read: u64,
+        row: u64,
+        shared: bool,
+    ) -> usize {
+        let mut groups = Groups::new(stages, begin);
         let mut waiting: Vec<SequenceId> = (0..streams).map(sequence).collect();
         // Each stage's time at which it is free, and the groups that come back.
         let mut free = vec![0u64; stages];
@@ -304,19 +320,27 @@ mod tests {
 
     #[test]
     fn machines_of_their_own_get_a_group_each() {
-        assert_eq!(settles(3, 8, 10_000, 200, false), 3);
-        assert_eq!(settles(2, 8, 3_000, 3_000, false), 2);
+        for begin in 1..=3 {
+            assert_eq!(settles(begin, 3, 8, 3_000, 3_000, false), 3);
+        }
+        for begin in 1..=2 {
+            assert_eq!(settles(begin, 2, 8, 3_000, 3_000, false), 2);
+        }
+        // The weights are the most of it, so a second group gains less than it takes to be sure.
+        assert_eq!(settles(3, 3, 8, 10_000, 200, false), 3);
     }
 
     #[test]
     fn stages_on_one_machine_get_one_group() {
-        assert_eq!(settles(3, 8, 3_000, 300, true), 1);
-        assert_eq!(settles(2, 4, 10_000, 200, true), 1);
+        for begin in 1..=3 {
+            assert_eq!(settles(begin, 3, 8, 3_000, 300, true), 1);
+            assert_eq!(settles(begin.min(2), 2, 4, 10_000, 200, true), 1);
+        }
     }
 
     #[test]
     fn a_group_is_back_when_all_of_it_is_or_patience_ends() {
-        let mut groups = Groups::new(1);
+        let mut groups = Groups::new(1, 1);
         groups.left(Tick(0), [sequence(1), sequence(2)].into_iter(), 2);
         assert_eq!(groups.room(Tick(1), 2), 0);
         groups.came_back(Tick(40), sequence(1));
@@ -332,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_group_that_is_lost_holds_nobody_up_for_ever() {
-        let mut groups = Groups::new(1);
+        let mut groups = Groups::new(1, 1);
         groups.left(Tick(0), [sequence(1)].into_iter(), 1);
         assert_eq!(groups.room(Tick(LOST_MILLIS - 1), 1), 0);
         assert_eq!(groups.room(Tick(LOST_MILLIS), 1), 1);

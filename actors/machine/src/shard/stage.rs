@@ -69,7 +69,7 @@ pub(super) enum Kept {
 
 impl Stage {
     pub(super) fn new(plan: Arc<Plan>, index: u16) -> Self {
-        let groups = (index == 0).then(|| Groups::new(plan.stages.len()));
+        let groups = (index == 0).then(|| Groups::new(plan.stages.len(), plan.groups.into()));
         Self {
             plan,
             index,
