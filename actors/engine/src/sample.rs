@@ -78,8 +78,13 @@ pub fn sample(
     history: &[u32],
 ) -> Sampled {
     assert!(!logits.is_empty(), "a vocabulary has at least one token");
-    for logit in logits.iter_mut().filter(|logit| logit.is_nan()) {
-        *logit = f32::NEG_INFINITY;
+    for logit in logits.iter_mut() {
+        // Written always: what may be skipped is not done in vectors.
+        *logit = if logit.is_nan() {
+            f32::NEG_INFINITY
+        } else {
+            *logit
+        };
     }
     let normaliser = log_sum_exp(logits);
     // Penalties overwrite logits, so the few that may change keep their first value here.
@@ -130,18 +135,36 @@ fn penalise(logits: &mut [f32], recent: &[(u32, f32)], penalty: f32) {
     }
 }
 
+/// Logits that are searched at once.
+const CHUNK: usize = 64;
+
+/// The first of the most probable tokens.
 fn best(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = token;
+    let top = top(logits);
+    // By chunks without an early end, which are compared in vectors.
+    let is_top = |logit: &f32| *logit == top;
+    let has_top = |chunk: &[f32]| chunk.iter().fold(false, |has, logit| has | is_top(logit));
+    let chunk = logits.chunks(CHUNK).position(has_top).unwrap_or(0) * CHUNK;
+    let place = logits[chunk..].iter().position(is_top).unwrap_or(0);
+    (chunk + place) as u32
+}
+
+/// The largest logit; none is NaN.
+fn top(logits: &[f32]) -> f32 {
+    // Lanes of their own: one running maximum would wait for each comparison.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let mut chunks = logits.chunks_exact(lanes.len());
+    for chunk in &mut chunks {
+        for (lane, logit) in lanes.iter_mut().zip(chunk) {
+            *lane = if *logit > *lane { *logit } else { *lane };
         }
     }
-    best as u32
+    let rest = chunks.remainder().iter();
+    rest.chain(&lanes).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 fn draw(logits: &[f32], params: &SamplerParams, position: u32) -> u32 {
-    let top = logits[best(logits) as usize];
+    let top = top(logits);
     if !top.is_finite() {
         return best(logits);
     }
@@ -236,7 +259,7 @@ fn sort_first(all: &mut [Candidate], count: usize) {
 
 /// ln(sum(exp(logits))).
 fn log_sum_exp(logits: &[f32]) -> f64 {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let top = top(logits);
     if !top.is_finite() {
         return f64::from(top);
     }

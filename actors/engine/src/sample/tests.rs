@@ -198,6 +198,27 @@ proptest! {
         prop_assert!(first.logprob <= 0.0);
     }
 
+    /// However long the vocabulary is and wherever the best stands, also twice.
+    #[test]
+    fn the_first_of_the_best_is_found(
+        mut logits in proptest::collection::vec(-2.0f32..2.0, 1..200),
+        places in proptest::collection::vec(any::<prop::sample::Index>(), 0..3),
+    ) {
+        for place in places {
+            let place = place.index(logits.len());
+            logits[place] = 2.5;
+        }
+        let mut right = 0;
+        for (token, logit) in logits.iter().enumerate() {
+            if *logit > logits[right] {
+                right = token;
+            }
+        }
+        prop_assert_eq!(best(&logits) as usize, right);
+        logits.fill(f32::NEG_INFINITY);
+        prop_assert_eq!(best(&logits), 0);
+    }
+
     /// Selecting the first few in steps gives what sorting everything would.
     #[test]
     fn partial_sorting_equals_full_sorting(
