@@ -2,9 +2,9 @@
 
     python3 tests/bench/cluster.py
 
-Starts one node and, as another cluster, N nodes, and asks both in turns over HTTP. Every prompt
-begins with words of its own, so that no start is shared with an earlier one, but for the second
-turn, which is to share. Prints medians as a table in markdown and, as the last line, everything as
+Starts one node and, as another cluster, N nodes, and asks both in turns over HTTP. In a round
+both are asked the same; in each round every prompt begins with words of its own, so that no start
+is shared with an earlier one, but for the second turn, which is to share. Prints medians as a table in markdown and, as the last line, everything as
 one JSON object.
 """
 
@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # Each is one token after a blank.
 WORDS = "the river runs over stones and under trees while birds sing near old green hills".split()
 STREAMS = 8
+# Hardly any answer to it ends early, which would leave fewer streams.
+LONG = "Now write a very long story about all of that, with many chapters."
 
 
 def parse():
@@ -36,9 +38,9 @@ def parse():
     return parser.parse_args()
 
 
-def words(count):
-    """A text of about so many tokens that no other text begins with."""
-    return " ".join(random.choices(WORDS, k=count))
+def words(count, dice=random):
+    """A text of about so many tokens that hardly any other text begins with."""
+    return " ".join(dice.choices(WORDS, k=count))
 
 
 class Cluster:
@@ -80,7 +82,7 @@ class Cluster:
             node.wait()
 
     def ask(self, messages, tokens_max):
-        """One answer: its text, seconds to its first token, its tokens, and seconds in all."""
+        """One answer: its text, and after how many seconds each of its tokens came."""
         body = {"messages": messages, "max_tokens": tokens_max, "temperature": 0}
         body |= {"stream": True, "logprobs": True}
         request = urllib.request.Request(
@@ -88,7 +90,7 @@ class Cluster:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        text, first, count = "", None, 0
+        text, came = "", []
         begun = time.monotonic()
         with urllib.request.urlopen(request) as answer:
             for line in answer:
@@ -97,33 +99,41 @@ class Cluster:
                 event = json.loads(line[len(b"data: ") :])
                 assert "error" not in event, event
                 if event["choices"] and event["choices"][0].get("logprobs"):
-                    first = first or time.monotonic() - begun
-                    count += 1
+                    came.append(time.monotonic() - begun)
                     text += event["choices"][0]["delta"].get("content") or ""
-        return text, first, count, time.monotonic() - begun
+        return text, came
 
-    def long_prompt(self):
+    def long_prompt(self, dice):
         """Seconds to the first token of a prompt of some 2,000 tokens."""
-        return {"first_token_s": self.ask([user(words(1900))], 1)[1]}
+        return {"first_token_s": self.ask([user(words(1900, dice))], 1)[1][0]}
 
-    def second_turn(self):
+    def second_turn(self, dice):
         """Seconds to the first token of a turn that shares 1,500 tokens, over those of the first."""
-        turn = [user(words(1450))]
-        text, cold, *_ = self.ask(turn, 16)
+        turn = [user(words(1450, dice))]
+        text, cold = self.ask(turn, 16)
         turn += [{"role": "assistant", "content": text}, user("And then?")]
-        return {"second_over_first": self.ask(turn, 16)[1] / cold}
+        return {"second_over_first": self.ask(turn, 16)[1][0] / cold[0]}
 
-    def streams(self, count):
-        """Tokens per second of so many answers at once, all together."""
+    def streams(self, count, dice=random):
+        """Tokens per second of so many answers at once, all together: from the first prompt to
+        the last token, and while all of them are answered."""
+        prompts = [[user(f"{words(20, dice)}. {LONG}")] for _ in range(count)]
         with concurrent.futures.ThreadPoolExecutor(count) as pool:
-            begun = time.monotonic()
-            asked = [pool.submit(self.ask, [user(words(20))], 96) for _ in range(count)]
-            tokens = sum(answer.result()[2] for answer in asked)
-        return {f"tokens_per_second_of_{count}": tokens / (time.monotonic() - begun)}
+            # All begin within a millisecond, so one clock does for all.
+            asked = [pool.submit(self.ask, prompt, 96) for prompt in prompts]
+            came = [answer.result()[1] for answer in asked]
+        since, until = max(times[0] for times in came), min(times[-1] for times in came)
+        decoded = sum(since < at <= until for times in came for at in times)
+        return {
+            f"tokens_per_second_of_{count}": sum(map(len, came)) / max(times[-1] for times in came),
+            f"decoded_per_second_of_{count}": decoded / (until - since),
+        }
 
-    def figures(self):
+    def figures(self, seed):
         """One round."""
-        return self.long_prompt() | self.second_turn() | self.streams(1) | self.streams(STREAMS)
+        dice = random.Random(seed)
+        found = self.long_prompt(dice) | self.second_turn(dice)
+        return found | self.streams(1, dice) | self.streams(STREAMS, dice)
 
 
 def user(text):
@@ -137,12 +147,12 @@ def main():
     clusters = {n: Cluster(args.cairn, args.model, n, STREAMS) for n in (1, args.nodes)}
     try:
         for cluster in clusters.values():
-            cluster.figures()
+            cluster.figures(-1)
         rounds = []
         for number in range(args.rounds):
             # Whoever comes first in a round may find a warmer machine, so they take turns.
             order = sorted(clusters, reverse=number % 2 == 1)
-            rounds.append({count: clusters[count].figures() for count in order})
+            rounds.append({count: clusters[count].figures(number) for count in order})
     finally:
         for cluster in clusters.values():
             cluster.end()

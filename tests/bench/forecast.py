@@ -3,8 +3,10 @@
     python3 tests/bench/forecast.py --cairn target/release/cairn
 
 Starts clusters of this machine one after the other, equal ones and, with `--unequal`, some whose
-nodes have fewer threads or, as root, less of the processors' time by a control group. Reads what
-the plan in force says it will cost, then asks with prompts of just the length that it speaks of.
+nodes have fewer threads or, as root, less of the processors' time by a control group. With
+`--delay`, as root too, each node is a host of its own, and frames between them take that long.
+Reads what the plan in force says it will cost, then asks with prompts of just the length that it
+speaks of.
 Prints a table in markdown and, as the last line, everything as one JSON object. `--round-trip`
 puts another time in place of the round trips that the plan assumes, for plans that do not measure
 them.
@@ -22,6 +24,8 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+
+from delay import Hosts, inside
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Each is one token after a blank.
@@ -51,6 +55,7 @@ def parse():
     parser.add_argument("--requests", type=int, default=3, help="to each of them")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--unequal", action="store_true", help="unequal nodes instead of equal")
+    parser.add_argument("--delay", type=float, help="milliseconds one way between two nodes")
     parser.add_argument("--cases", help="only these, by place from 0, as in 0,3")
     parser.add_argument(
         "--others",
@@ -97,18 +102,23 @@ class Cluster:
         command = [args.cairn, "up", "--ephemeral", "--json", "--model", args.model]
         command += ["--cluster", f"forecast-{os.getpid()}-{time.monotonic_ns()}"]
         command += ["--mdns-port", str(free_port()), "--strategy", args.strategy]
-        command += ["--http", "127.0.0.1:0", "--listen", "127.0.0.1:0"]
+        command += ["--http", "127.0.0.1:0"]
+        command += [] if args.delay else ["--listen", "127.0.0.1:0"]
         environment = os.environ | {"CAIRN_SECRET": "a secret for benchmarks, well known"}
         if Path(args.model).is_file():
             # Nothing measured earlier is there, so a forecast is as old as its cluster.
             cache = stack.enter_context(tempfile.TemporaryDirectory())
             environment |= {"CAIRN_CACHE": cache}
         self.nodes = []
+        hosts = args.delay and Hosts(len(nodes), args.delay, stack).names
         for number, (threads, cores) in enumerate(nodes):
             processes = stack.enter_context(group(cores))
             mine = [*command, "--name", f"n{number}"]
             mine += ["--threads", str(threads)] if threads else []
             log = stack.enter_context(tempfile.TemporaryFile("w+"))
+            if hosts:
+                mine = ["ip", "netns", "exec", hosts[number], *mine]
+                mine += ["--listen", f"10.77.0.{number + 1}:0"]
             node = subprocess.Popen(
                 ["sh", "-c", f'{joined(processes)}exec "$@"', "sh", *mine],
                 env=environment,
@@ -119,6 +129,8 @@ class Cluster:
             )
             self.nodes.append(node)
             stack.callback(end, node)
+        if hosts:
+            stack.enter_context(inside(hosts[0]))
         for line in self.nodes[0].stdout:
             told = json.loads(line)
             if told["event"] == "ready":

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import compare
-from cluster import ROOT, Cluster, user, words
+from cluster import LONG, ROOT, Cluster, user, words
 
 RIVAL = Path(__file__).with_name("rival.py")
 CORES = [0, 1]
@@ -106,13 +106,14 @@ DID = ("prefill", "decode")
 
 def ours(args, cluster):
     """One round of the two nodes."""
-    _text, first, _count, _all = cluster.ask([user(words(args.prefill))], 1)
-    _text, begun, count, ended = cluster.ask([user(words(20))], args.decode)
+    _text, first = cluster.ask([user(words(args.prefill))], 1)
+    _text, came = cluster.ask([user(f"{words(20)}. {LONG}")], args.decode)
     many = cluster.streams(MANY)
     return {
-        "prefill": args.prefill / first,
-        "decode": (count - 1) / (ended - begun),
-        f"decode of {MANY}": many[f"tokens_per_second_of_{MANY}"],
+        "prefill": args.prefill / first[0],
+        "decode": (len(came) - 1) / (came[-1] - came[0]),
+        f"decode of {MANY}": many[f"decoded_per_second_of_{MANY}"],
+        f"prompts and decode of {MANY}": many[f"tokens_per_second_of_{MANY}"],
     }
 
 
@@ -146,6 +147,8 @@ def main():
             ratios = [m["cairn"][figure] / m["llama.cpp"][f"{name} {theirs}"] for m in rounds]
             row += [f"{median('llama.cpp', f'{name} {theirs}'):.0f}", f"{statistics.median(ratios):.2f}"]
         print("| " + " | ".join(row) + " |")
+    with_prompts = median("cairn", f"prompts and decode of {MANY}")
+    print(f"\nFrom {MANY} short prompts to their last tokens: {with_prompts:.0f} tokens/s.")
     print(json.dumps({"rounds": rounds}))
 
 

@@ -19,6 +19,8 @@ pub use doubt::{Calm, Doubt, Observed};
 
 /// How often a node tells how it does.
 const STATUS_MILLIS: u64 = 1_000;
+/// After a newcomer: by then its link is measured, and its leader plans a little later.
+const NEWCOMER_MILLIS: u64 = 300;
 
 /// Facts for the capability machine.
 #[derive(Clone, Debug)]
@@ -113,9 +115,10 @@ impl CapabilityMachine {
         &self.statuses
     }
 
-    fn members_changed(&mut self, view: View) {
+    fn members_changed(&mut self, now: Tick, view: View) {
         let mine = self.capabilities.get(&self.me).cloned();
         for node in view.nodes.difference(&self.view.nodes) {
+            self.next_status = self.next_status.min(now.after_millis(NEWCOMER_MILLIS));
             if let (Some(capability), true) = (&mine, *node != self.me) {
                 self.outputs.push_back(Output::Send {
                     to: *node,
@@ -153,7 +156,7 @@ impl Machine for CapabilityMachine {
 
     fn handle(&mut self, now: Tick, input: Input) {
         match input {
-            Input::Members(view) => self.members_changed(view),
+            Input::Members(view) => self.members_changed(now, view),
             Input::Measured { capability, calm } => {
                 self.doubts.measured(now, calm);
                 self.broadcast(&Control::Capability(capability.clone()));

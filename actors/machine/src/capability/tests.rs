@@ -1,7 +1,11 @@
 use cairn_wire::control::{Capability, NodeStatus};
 use cairn_wire::id::NodeId;
 
-use super::{Calm, CapabilityMachine, Doubt, Input, Observed, Output};
+use super::{
+    Calm, CapabilityMachine, Doubt, Input, NEWCOMER_MILLIS, Observed, Output, STATUS_MILLIS,
+};
+use crate::fixture::node;
+use crate::view::View;
 use crate::{Machine, Tick};
 
 fn capability() -> Capability {
@@ -130,4 +134,20 @@ fn another_model_is_measured_once() {
     assert_eq!(node.pass(10, 0), [Doubt::OtherModel]);
     node.tell_measured(Calm::Calm);
     assert_eq!(node.pass(100, 0), []);
+}
+
+#[test]
+fn a_newcomer_is_told_soon_what_is_seen_of_it() {
+    let mut machine = CapabilityMachine::new(node(1));
+    machine.wake(Tick(0));
+    assert_eq!(machine.deadline(), Some(Tick(STATUS_MILLIS)));
+    let view = |numbers: &[u8]| View {
+        nodes: numbers.iter().map(|number| node(*number)).collect(),
+        ..View::default()
+    };
+    machine.handle(Tick(100), Input::Members(view(&[1, 2])));
+    let soon = Tick(100 + NEWCOMER_MILLIS);
+    assert_eq!(machine.deadline(), Some(soon));
+    machine.handle(Tick(200), Input::Members(view(&[1])));
+    assert_eq!(machine.deadline(), Some(soon), "one that leaves is no news");
 }
