@@ -405,7 +405,7 @@ impl Machine for PlacementMachine {
             Input::Seen { from, seen } => {
                 self.leader.watch.told(now, from, seen);
                 if self.leads() && from == self.me {
-                    self.leader.ask(now, &self.view, &mut self.outputs);
+                    self.leader.looked(now, &self.view, &mut self.outputs);
                 }
             }
             Input::Judged { number, result } => {

@@ -58,6 +58,8 @@ enum Making {
     Rest,
     /// Something changed; wait for more changes.
     Settle { at: Tick },
+    /// This node shall tell what it sees of its own links, as the others have.
+    Look,
     /// The model's file is being looked for.
     Describe { basis: Basis },
     /// The planner runs.
@@ -126,6 +128,7 @@ impl Leader {
             Making::Rest => self.trouble.clone(),
             Making::Settle { .. } if self.trouble.is_empty() => "members to settle".to_owned(),
             Making::Settle { .. } => self.trouble.clone(),
+            Making::Look => "this node's links".to_owned(),
             Making::Describe { basis } => format!("the file of model {}", basis.model),
             Making::Solve { .. } => "the planner".to_owned(),
             Making::Load { waiting, .. } => {
@@ -168,6 +171,7 @@ impl Leader {
             }
             Making::Rest
             | Making::Settle { .. }
+            | Making::Look
             | Making::Describe { .. }
             | Making::Solve { .. } => None,
         };
@@ -199,6 +203,8 @@ impl Leader {
             }
             Making::Describe { basis } if basis.model == wanted.model => *basis = wanted,
             Making::Describe { .. } => self.restart(now),
+            // What it is made for is asked after that.
+            Making::Look => {}
             // A plan whose owners are all there is finished first: members who
             // trickle in must not keep the others from ever being served.
             Making::Solve { .. } | Making::Load { .. } | Making::Probe { .. } => {}
@@ -208,7 +214,10 @@ impl Leader {
     pub(super) fn wake(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
         self.excluded.retain(|_, exclusion| now < exclusion.until);
         match &mut self.making {
-            Making::Settle { at } if now >= *at => self.begin(now, view, outputs),
+            Making::Settle { at } if now >= *at => {
+                self.making = Making::Look;
+                outputs.push_back(Output::Look);
+            }
             Making::Load {
                 plan,
                 waiting,
@@ -234,10 +243,20 @@ impl Leader {
                 }
             }
             Making::Settle { .. }
+            | Making::Look
             | Making::Describe { .. }
             | Making::Solve { .. }
             | Making::Load { .. }
             | Making::Probe { .. } => {}
+        }
+    }
+
+    /// This node has told what it sees: it goes on with the plan that waits for that, or with
+    /// the judgement of the plan in force.
+    pub(super) fn looked(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
+        match self.making {
+            Making::Look => self.begin(now, view, outputs),
+            _ => self.ask(now, view, outputs),
         }
     }
 
@@ -251,7 +270,10 @@ impl Leader {
                 let look = self.watch.deadline().filter(|_| self.is_watching());
                 ends.chain(look).min()
             }
-            Making::Describe { .. } | Making::Solve { .. } | Making::Probe { .. } => None,
+            Making::Look
+            | Making::Describe { .. }
+            | Making::Solve { .. }
+            | Making::Probe { .. } => None,
         }
     }
 
@@ -378,7 +400,7 @@ impl Leader {
     }
 
     /// Asks whether another plan would be better than the one in force.
-    pub(super) fn ask(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
+    fn ask(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
         let Some(plan) = self.in_force.clone().filter(|_| self.is_watching()) else {
             return;
         };

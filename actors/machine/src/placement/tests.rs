@@ -67,6 +67,8 @@ struct Rig {
     /// Orders that the rig does not answer itself.
     orders: Vec<Output>,
     missing_model: Option<String>,
+    /// What this node sees of its own stage and links.
+    seen: Seen,
 }
 
 impl Rig {
@@ -87,6 +89,7 @@ impl Rig {
             now: Tick(0),
             orders: Vec::new(),
             missing_model: None,
+            seen: Seen::default(),
         }
     }
 
@@ -111,6 +114,11 @@ impl Rig {
                     let plan = cairn_planner::plan(&request).map_err(|error| error.to_string());
                     let solved = Input::Solved { question, plan };
                     self.machine.handle(self.now, solved);
+                }
+                // The other looks are for the judgement of the plan in force.
+                Output::Look if self.machine.waiting_for() == "this node's links" => {
+                    let (from, seen) = (self.machine.me, self.seen.clone());
+                    self.machine.handle(self.now, Input::Seen { from, seen });
                 }
                 order => self.orders.push(order),
             }
@@ -597,4 +605,19 @@ fn a_users_own_list_and_equal_shares_are_not_judged() {
         rig.adopt();
         assert_eq!(question(&mut rig, &[]), None);
     }
+}
+
+#[test]
+fn the_first_plan_is_made_with_the_links_that_this_node_has_seen() {
+    let mut rig = Rig::with(1, Strategy::Balanced);
+    rig.seen.links = vec![cairn_wire::control::LinkSeen {
+        peer: node(2),
+        round_trip_micros: 8_192,
+        bytes_per_second: 0,
+    }];
+    rig.members(1, &[1, 2]);
+    rig.pass(2_000);
+    let plan = rig.proposed();
+    // There and home.
+    assert!(plan.explain.hops_micros >= 8_192, "{:?}", plan.explain);
 }
