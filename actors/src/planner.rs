@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cairn_machine::placement::{Input, ModelFacts, Note, Output, PlacementMachine, Question};
+use cairn_machine::plan::left_out;
 use cairn_machine::{capability, pipeline, shard};
 use cairn_wire::control::Plan;
 use ractor::RpcReplyPort;
@@ -59,6 +60,9 @@ impl PlannerRole {
             })
             .collect();
         tracing::info!(plan = %plan.id, model = plan.model.name, "serving layers {}", split.join(", "));
+        for line in left_out(&plan) {
+            tracing::info!("{line}");
+        }
         self.wiring.plan.send_replace(Some(Arc::clone(&plan)));
         if let Some(book) = self.wiring.library.held(&plan.model.sha256)
             && self.wiring.sample_with(book.file.path())

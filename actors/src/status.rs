@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cairn_machine::plan::left_out;
 use cairn_machine::view::View;
 use cairn_wire::control::{LinkSeen, Loss, Plan};
 use cairn_wire::id::NodeId;
@@ -86,6 +87,9 @@ pub struct PlanView {
     pub balance: f64,
     /// One line per device: (node name, why).
     pub reasons: Vec<(String, String)>,
+    /// One line per device that has no layers: its name and why.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// What the loss of each owner means, in stage order.
     pub survives: Vec<SurvivalView>,
     /// How good it is known to be, where a search was made.
@@ -357,6 +361,7 @@ impl Snapshot<'_> {
                 }),
             balance: f64::from(explain.balance_permille) / 1e3,
             reasons: reasons.collect(),
+            left_out: left_out(plan).map(str::to_owned).collect(),
             survives: survives.collect(),
             proof: (explain.lower_bound_nanos > 0).then(|| ProofView {
                 objective_ms: explain.objective_nanos as f64 / 1e6,

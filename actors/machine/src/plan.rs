@@ -62,6 +62,15 @@ pub fn owner(plan: &Plan, index: u16) -> Option<NodeId> {
     plan.stages.get(usize::from(index)).map(|stage| stage.node)
 }
 
+/// Why the devices without a stage have none, a line each.
+pub fn left_out(plan: &Plan) -> impl Iterator<Item = &str> {
+    let without = |node| plan.stages.iter().all(|stage| stage.node != node);
+    let reasons = plan.explain.reasons.iter();
+    reasons
+        .filter(move |reason| without(reason.node))
+        .map(|reason| reason.text.as_str())
+}
+
 /// The index of the last stage.
 pub fn last_stage(plan: &Plan) -> u16 {
     u16::try_from(plan.stages.len() - 1).expect("a checked plan has 1 to 65,535 stages")
