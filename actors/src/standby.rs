@@ -11,6 +11,7 @@ use cairn_engine::{KeptLayer, ShardOptions};
 use cairn_machine::placement;
 use cairn_machine::plan::{joined, standby_of};
 use cairn_wire::control::{LayerRange, Plan, Standing};
+use cairn_wire::limits::STANDING_MAX;
 
 use crate::library::chain;
 use crate::models::Wanted;
@@ -187,9 +188,12 @@ impl State {
             first: *layer,
             end: layer + 1,
         });
+        let mut layers = joined(ranges.collect());
+        // More cannot be told; what is not told is not counted on.
+        layers.truncate(STANDING_MAX);
         Some(Standing {
             plan: plan.id,
-            layers: joined(ranges.collect()),
+            layers,
         })
     }
 }
