@@ -17,6 +17,7 @@ use cairn_wire::limits::MEASURED_NANOS_MAX;
 use ractor::RpcReplyPort;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
+use crate::gauges::Process;
 use crate::shell::{Clock, Role};
 use crate::wiring::Wiring;
 use limits::Limits;
@@ -62,8 +63,11 @@ impl CapabilityRole {
 
     fn status(&mut self) -> NodeStatus {
         let resident = self.system.as_mut().and_then(resident_bytes);
-        let uptime = self.clock.now().0;
-        self.wiring.gauges.status(resident.unwrap_or(0), uptime)
+        self.wiring.gauges.status(Process {
+            resident_bytes: resident.unwrap_or(0),
+            weight_bytes: self.wiring.library.loaded_bytes(),
+            uptime_millis: self.clock.now().0,
+        })
     }
 
     /// What this node's stage was said to take for a row and was seen to take since the last

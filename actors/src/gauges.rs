@@ -8,13 +8,12 @@ use cairn_machine::Tick;
 use cairn_machine::placement::Seen;
 use cairn_machine::seen::{LinkTimes, StageTimes};
 use cairn_machine::shard::Pass;
-use cairn_wire::control::NodeStatus;
+use cairn_wire::control::{NodeStatus, Standing};
 use cairn_wire::id::{NodeId, PlanId};
 
 /// All start at zero but the progress of loading.
 #[derive(Debug)]
 pub(crate) struct Gauges {
-    pub(crate) weight_bytes: AtomicU64,
     pub(crate) kv_bytes: AtomicU64,
     pub(crate) loading_permille: AtomicU32,
     pub(crate) sequences: AtomicU32,
@@ -29,6 +28,15 @@ pub(crate) struct Gauges {
     started: Instant,
     stages: Mutex<StageTimes>,
     links: Mutex<LinkTimes>,
+    standing: Mutex<Option<Standing>>,
+}
+
+/// What is known of the process as a whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process {
+    pub(crate) resident_bytes: u64,
+    pub(crate) weight_bytes: u64,
+    pub(crate) uptime_millis: u64,
 }
 
 /// What is kept of a pass until it is done.
@@ -55,7 +63,6 @@ impl From<&Pass> for PassStart {
 impl Default for Gauges {
     fn default() -> Self {
         Self {
-            weight_bytes: AtomicU64::new(0),
             kv_bytes: AtomicU64::new(0),
             loading_permille: AtomicU32::new(1000),
             sequences: AtomicU32::new(0),
@@ -70,6 +77,7 @@ impl Default for Gauges {
             started: Instant::now(),
             stages: Mutex::default(),
             links: Mutex::default(),
+            standing: Mutex::default(),
         }
     }
 }
@@ -114,6 +122,11 @@ impl Gauges {
         lock(&self.links).forget(peer);
     }
 
+    /// This node keeps these layers for others.
+    pub(crate) fn stands_by(&self, standing: Option<Standing>) {
+        *lock(&self.standing) = standing;
+    }
+
     /// What this node sees of its stage and its links.
     pub(crate) fn seen(&self) -> Seen {
         Seen {
@@ -132,14 +145,14 @@ impl Gauges {
         Tick(u64::try_from(millis).unwrap_or(u64::MAX))
     }
 
-    /// The status, but for what the process as a whole knows.
-    pub(crate) fn status(&self, resident_bytes: u64, uptime_millis: u64) -> NodeStatus {
+    /// The status, with what is known of the process as a whole.
+    pub(crate) fn status(&self, process: Process) -> NodeStatus {
         let Seen { stage, links } = self.seen();
         NodeStatus {
-            resident_bytes,
-            weight_bytes: self.weight_bytes.load(Ordering::Relaxed),
+            resident_bytes: process.resident_bytes,
+            weight_bytes: process.weight_bytes,
             kv_bytes: self.kv_bytes.load(Ordering::Relaxed),
-            uptime_millis,
+            uptime_millis: process.uptime_millis,
             loading_permille: self.loading_permille.load(Ordering::Relaxed),
             sequences: self.sequences.load(Ordering::Relaxed),
             queue_rows: self.queue_rows.load(Ordering::Relaxed),
@@ -152,6 +165,7 @@ impl Gauges {
             prefix_rows_total: self.prefix_rows.load(Ordering::Relaxed),
             stage,
             links,
+            standing: lock(&self.standing).clone(),
         }
     }
 }

@@ -20,6 +20,7 @@ mod root;
 mod route;
 mod shard;
 mod shell;
+mod standby;
 mod status;
 mod stop;
 mod wiring;

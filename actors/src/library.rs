@@ -126,6 +126,14 @@ impl Library {
         self.lock().get(sha256).map(Arc::clone)
     }
 
+    /// Bytes of all layers and heads that are in memory, each counted once.
+    pub(crate) fn loaded_bytes(&self) -> u64 {
+        self.lock()
+            .values()
+            .map(|book| book.file.loaded_bytes())
+            .sum()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<[u8; 32], Arc<Book>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

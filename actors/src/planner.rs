@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cairn_machine::placement::{Input, ModelFacts, Note, Output, PlacementMachine, Question};
+use cairn_machine::plan::{left_out, standby_of};
 use cairn_machine::{capability, pipeline, shard};
 use cairn_wire::control::Plan;
 use ractor::RpcReplyPort;
@@ -59,14 +60,19 @@ impl PlannerRole {
             })
             .collect();
         tracing::info!(plan = %plan.id, model = plan.model.name, "serving layers {}", split.join(", "));
+        for line in left_out(&plan) {
+            tracing::info!("{line}");
+        }
         self.wiring.plan.send_replace(Some(Arc::clone(&plan)));
         if let Some(book) = self.wiring.library.held(&plan.model.sha256)
             && self.wiring.sample_with(book.file.path())
         {
             self.wiring.to_capability(capability::Input::OtherModel);
         }
-        self.wiring
-            .to_shard(shard::Input::Adopted { plan: plan.id });
+        self.wiring.to_shard(shard::Input::Adopted {
+            plan: Arc::clone(&plan),
+            standby: standby_of(&plan, self.wiring.me),
+        });
         self.wiring.to_pipeline(pipeline::Input::Adopted(plan));
     }
 
@@ -74,6 +80,10 @@ impl PlannerRole {
         match note {
             Note::Proposing { plan, stages } => {
                 tracing::info!(%plan, stages, "proposing a plan");
+            }
+            Note::TakingOver { lost } => {
+                let lost = self.wiring.name(*lost);
+                tracing::info!("{lost} is gone; the others have its layers in memory");
             }
             Note::Replanning { why } => tracing::info!("moving layers: {why}"),
             Note::NotJudged { cause } => {

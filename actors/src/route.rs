@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cairn_machine::{capability, member, placement};
 use cairn_net::Event;
-use cairn_wire::control::Control;
+use cairn_wire::control::{Control, NodeStatus};
 use cairn_wire::frame::DataFrame;
 use cairn_wire::id::NodeId;
 use tokio::runtime::Handle;
@@ -89,17 +89,7 @@ impl Router {
                 let fact = capability::Input::CapabilityArrived { from, capability };
                 drop(actors.capability.cast(Msg::Fact(fact, guard)));
             }
-            Control::Status(status) => {
-                // The leader judges its plan by it; the others may lead next.
-                let seen = placement::Seen {
-                    stage: status.stage,
-                    links: status.links.clone(),
-                };
-                self.wiring
-                    .to_planner(placement::Input::Seen { from, seen });
-                let fact = capability::Input::StatusArrived { from, status };
-                drop(actors.capability.cast(Msg::Fact(fact, guard)));
-            }
+            Control::Status(status) => self.status(actors, from, status, guard),
             Control::Propose(plan) => {
                 let plan = *plan;
                 let fact = placement::Input::Proposed { from, plan };
@@ -124,5 +114,20 @@ impl Router {
             Control::LogsWanted(wanted) => self.relay.wanted(&self.runtime, peer, wanted),
             Control::Logs(lines) => self.relay.arrived(peer, lines),
         }
+    }
+
+    fn status(&self, actors: &Actors, from: NodeId, status: NodeStatus, guard: Guard) {
+        // The leader judges its plan by it; the others may lead next.
+        let seen = placement::Seen {
+            stage: status.stage,
+            links: status.links.clone(),
+        };
+        self.wiring
+            .to_planner(placement::Input::Seen { from, seen });
+        let standing = status.standing.clone();
+        self.wiring
+            .to_planner(placement::Input::Standing { from, standing });
+        let fact = capability::Input::StatusArrived { from, status };
+        drop(actors.capability.cast(Msg::Fact(fact, guard)));
     }
 }

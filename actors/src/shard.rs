@@ -12,6 +12,7 @@ use cairn_wire::id::PlanId;
 use crate::library::chain;
 use crate::models::Wanted;
 use crate::shell::Role;
+use crate::standby::Standby;
 use crate::wiring::Wiring;
 use crate::worker::{Job, Worker};
 
@@ -19,15 +20,18 @@ use crate::worker::{Job, Worker};
 pub(crate) struct ShardRole {
     wiring: Arc<Wiring>,
     worker: Worker,
+    standby: Arc<Standby>,
     /// Of every shard, but for its plan's context.
     options: ShardOptions,
 }
 
 impl ShardRole {
     pub(crate) fn new(wiring: Arc<Wiring>, worker: Worker, options: ShardOptions) -> Self {
+        let standby = Standby::new(Arc::clone(&wiring), options.clone());
         Self {
             wiring,
             worker,
+            standby: Arc::new(standby),
             options,
         }
     }
@@ -37,6 +41,7 @@ impl ShardRole {
         let wiring = Arc::clone(&self.wiring);
         let worker = self.worker.clone();
         let options = self.options.clone();
+        let begun = self.standby.begin_load(&plan, stage);
         tokio::task::spawn_blocking(move || {
             let loaded = load(&wiring, &plan, stage, |context| ShardOptions {
                 context,
@@ -46,6 +51,7 @@ impl ShardRole {
                 .gauges
                 .loading_permille
                 .store(1000, Ordering::Relaxed);
+            drop(begun);
             let result = loaded.map(|shard| {
                 let bytes = shard.memory().weight_bytes;
                 let plan = plan.id;
@@ -63,9 +69,8 @@ impl ShardRole {
     }
 
     fn loaded(&self, plan: PlanId, result: Result<u64, String>) {
-        match &result {
-            Ok(bytes) => tracing::info!(%plan, bytes, "layers loaded"),
-            Err(cause) => tracing::error!(%plan, cause, "layers not loaded"),
+        if let Err(cause) = &result {
+            tracing::error!(%plan, cause, "layers not loaded");
         }
         self.wiring
             .to_planner(placement::Input::StageLoaded { plan, result });
@@ -80,6 +85,7 @@ impl Role for ShardRole {
         match order {
             Output::LoadLayers { plan, stage } => self.load(plan, stage),
             Output::DropLayers { plan } => self.worker.order(Job::Drop { plan }),
+            Output::KeepLayers { plan, standby } => self.standby.keep(plan, &standby),
             Output::StageLoaded { plan, result } => self.loaded(plan, result),
             Output::OpenSlot {
                 plan,
@@ -152,7 +158,14 @@ fn load(
         .get(&wanted, &mut |done, total| gauges.loading(done, total))?;
     let range = &plan.stages[usize::from(stage)];
     let options = options(plan.context as usize);
-    let progress = &mut |at: LoadProgress| gauges.loading(at.bytes_done, at.bytes_total);
-    Shard::load(&book.file, range.first..range.end, &options, progress)
-        .map_err(|error| chain(&error))
+    let mut read = 0;
+    let progress = &mut |at: LoadProgress| {
+        read = at.layers_read;
+        gauges.loading(at.bytes_done, at.bytes_total);
+    };
+    let shard = Shard::load(&book.file, range.first..range.end, &options, progress)
+        .map_err(|error| chain(&error))?;
+    let (layers, bytes) = (range.end - range.first, shard.memory().weight_bytes);
+    tracing::info!(plan = %plan.id, layers, read, bytes, "layers loaded");
+    Ok(shard)
 }

@@ -1,9 +1,11 @@
 //! What a node can tell about itself and the cluster: the shape of `status --json`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use cairn_machine::plan::{left_out, uncovered};
 use cairn_machine::view::View;
-use cairn_wire::control::{LinkSeen, Loss, Plan};
+use cairn_wire::control::{LinkSeen, Loss, Plan, Stage, Standing};
 use cairn_wire::id::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +88,9 @@ pub struct PlanView {
     pub balance: f64,
     /// One line per device: (node name, why).
     pub reasons: Vec<(String, String)>,
+    /// One line per device that has no layers: its name and why.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// What the loss of each owner means, in stage order.
     pub survives: Vec<SurvivalView>,
     /// How good it is known to be, where a search was made.
@@ -101,6 +106,9 @@ pub struct SurvivalView {
     /// `covered`: its layers are loaded elsewhere; `reload`: the others can hold them; `short`:
     /// they cannot.
     pub loss: String,
+    /// Of a loss that is to be covered: layers that the standbys have yet to load.
+    #[serde(default)]
+    pub layers_missing: u32,
     /// What a short cluster lacks.
     pub bytes_missing: u64,
 }
@@ -131,6 +139,9 @@ pub struct StageView {
     pub memory_bytes: u64,
     /// Memory that the owner has left by the plan.
     pub free_bytes: u64,
+    /// Names of those who keep its layers, or parts of them, in memory or are about to.
+    #[serde(default)]
+    pub standbys: Vec<String>,
     /// Forecast time of one decode row in ms.
     pub decode_ms: f64,
     /// What a decode row was seen to take over the last seconds, in ms; none without traffic.
@@ -203,6 +214,9 @@ pub struct NodeView {
     pub resident_bytes: u64,
     /// Weights in memory.
     pub weight_bytes: u64,
+    /// Layers that it keeps in memory for other nodes' stages.
+    #[serde(default)]
+    pub standby_layers: u32,
     /// KV cache allotted.
     pub kv_bytes: u64,
     /// Milliseconds since it started.
@@ -305,6 +319,7 @@ impl Snapshot<'_> {
             planned_memory_bytes: stage.memory_bytes,
             memory_bytes: status.map_or(0, |status| status.resident_bytes),
             free_bytes: expected.map_or(0, |stage| stage.free_bytes),
+            standbys: self.standbys(stage),
             decode_ms: expected.map_or(0.0, |stage| stage.decode_micros as f64 / 1e3),
             measured_decode_ms: seen.map(|seen| seen.decode_micros as f64 / 1e3),
             queue_wait_ms: seen.map(|seen| seen.queue_wait_micros as f64 / 1e3),
@@ -312,18 +327,37 @@ impl Snapshot<'_> {
         }
     }
 
+    fn standbys(&self, stage: &Stage) -> Vec<String> {
+        let nodes: BTreeSet<NodeId> = stage.standbys.iter().map(|one| one.node).collect();
+        nodes.into_iter().map(|node| self.node_name(node)).collect()
+    }
+
+    /// What the members stand by with.
+    fn standing(&self) -> BTreeMap<NodeId, &Standing> {
+        let members = self.told.statuses.iter();
+        let members = members.filter(|(node, _)| self.view.nodes.contains(node));
+        members
+            .filter_map(|(node, status)| Some((*node, status.standing.as_ref()?)))
+            .collect()
+    }
+
     fn plan_view(&self, plan: &Plan) -> PlanView {
         let explain = &plan.explain;
         let stages = (0..plan.stages.len()).map(|index| self.stage_view(plan, index));
+        let standing = self.standing();
         let survives = explain.survives.iter().map(|survival| {
-            let (loss, bytes_missing) = match survival.loss {
-                Loss::Covered => ("covered", 0),
-                Loss::Reload => ("reload", 0),
-                Loss::Short(bytes) => ("short", bytes),
+            let (loss, layers_missing, bytes_missing) = match survival.loss {
+                Loss::Covered => match uncovered(plan, survival.node, &standing) {
+                    0 => ("covered", 0, 0),
+                    layers => ("reload", layers, 0),
+                },
+                Loss::Reload => ("reload", 0, 0),
+                Loss::Short(bytes) => ("short", 0, bytes),
             };
             SurvivalView {
                 node: self.node_name(survival.node),
                 loss: loss.to_owned(),
+                layers_missing,
                 bytes_missing,
             }
         });
@@ -357,6 +391,7 @@ impl Snapshot<'_> {
                 }),
             balance: f64::from(explain.balance_permille) / 1e3,
             reasons: reasons.collect(),
+            left_out: left_out(plan).map(str::to_owned).collect(),
             survives: survives.collect(),
             proof: (explain.lower_bound_nanos > 0).then(|| ProofView {
                 objective_ms: explain.objective_nanos as f64 / 1e6,
@@ -389,6 +424,12 @@ impl Snapshot<'_> {
             decode_bytes_per_second: capability.map_or(0, |c| c.decode_bytes_per_second),
             resident_bytes: status.resident_bytes,
             weight_bytes: status.weight_bytes,
+            standby_layers: status
+                .standing
+                .iter()
+                .flat_map(|standing| &standing.layers)
+                .map(|range| range.end - range.first)
+                .sum(),
             kv_bytes: status.kv_bytes,
             uptime_ms: status.uptime_millis,
             loading: f64::from(status.loading_permille) / 1e3,

@@ -175,15 +175,9 @@ impl Engine {
     }
 
     fn tell_memory(&self) {
-        let (mut weights, mut kv) = (0, 0);
-        for stage in self.stages.values() {
-            let memory = stage.shard.memory();
-            weights += memory.weight_bytes;
-            kv += memory.kv_bytes;
-        }
-        let gauges = &self.wiring.gauges;
-        gauges.weight_bytes.store(weights, Ordering::Relaxed);
-        gauges.kv_bytes.store(kv, Ordering::Relaxed);
+        let kv_bytes = |stage: &Stage| stage.shard.memory().kv_bytes;
+        let kv = self.stages.values().map(kv_bytes).sum();
+        self.wiring.gauges.kv_bytes.store(kv, Ordering::Relaxed);
     }
 }
 

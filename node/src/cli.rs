@@ -126,7 +126,8 @@ pub(crate) struct DemoArgs {
     /// Which model to split
     #[arg(long, default_value = crate::models::DEFAULT_MODEL)]
     pub(crate) model: String,
-    /// How layers are split: uniform, memory, compute, balanced or optimal
+    /// How layers are split: uniform, memory, compute, balanced or optimal; `cairn up` is optimal
+    /// by default, but on one machine that would leave all nodes out but one
     #[arg(long, default_value = "uniform")]
     pub(crate) strategy: String,
     /// Print one JSON object as the last line

@@ -70,7 +70,8 @@ pub(crate) struct Wishes {
     /// Address to listen on for peers; any free port on all interfaces if not given
     #[arg(long, value_name = "ADDR", env = "CAIRN_LISTEN")]
     pub(crate) listen: Option<String>,
-    /// How a leader splits layers: uniform, memory, compute, balanced or optimal
+    /// How a leader splits layers: uniform, memory, compute, balanced or optimal; optimal if not
+    /// given, which leaves nodes out that would slow the others down
     #[arg(long, env = "CAIRN_STRATEGY")]
     pub(crate) strategy: Option<String>,
     /// Tokens that a prompt and its answer may have together; 2048 if not given

@@ -68,7 +68,7 @@ pub(crate) struct StagePage {
     /// Forecast time of the first chunk of a prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) prefill_chunk_ms: Option<f64>,
-    /// Devices that keep the whole stage loaded.
+    /// Devices that keep the stage, or parts of it, loaded.
     #[serde(default)]
     pub(crate) standbys: Vec<String>,
 }
@@ -117,6 +117,9 @@ pub(crate) struct SurvivalPage {
     pub(crate) node: String,
     /// What happens then.
     pub(crate) loss: LossPage,
+    /// Layers that the standbys have yet to load until the loss is covered.
+    #[serde(default)]
+    pub(crate) layers_missing: u32,
     /// For a short cluster, what would do; else zero.
     #[serde(default)]
     pub(crate) bytes_missing: u64,

@@ -112,6 +112,7 @@ fn page(args: &WhatIfArgs, request: &Request, plan: &Plan) -> PlanPage {
         SurvivalPage {
             node: names(&survival.device),
             loss,
+            layers_missing: 0,
             bytes_missing,
         }
     });

@@ -24,13 +24,17 @@ fn a_node_needs_little_more_than_its_tensors_and_its_cache() {
         .iter()
         .map(|node| (node.name.clone(), node.pid()))
         .collect();
-    // Members tell their figures from time to time, so the first may be from before the load.
+    // Members tell their figures from time to time, so the first may be from before the load;
+    // and while standby layers load, they grow.
     let status = cluster.wait("figures of all nodes", PATIENCE, |cluster| {
         let status = cluster.nodes()[0].status()?;
         let nodes = status["nodes"].as_array()?;
-        let told = nodes.iter().all(|node| {
-            node["weight_bytes"].as_u64() > Some(0) && node["rows_total"].as_u64() > Some(60)
-        });
+        let survives = status["plan"]["survives"].as_array()?;
+        let covered = survives.iter().all(|one| one["loss"] == "covered");
+        let told = covered
+            && nodes.iter().all(|node| {
+                node["weight_bytes"].as_u64() > Some(0) && node["rows_total"].as_u64() > Some(60)
+            });
         told.then_some(status)
     });
     for (name, pid) in pids {

@@ -23,4 +23,5 @@ mod hosts;
 mod membership;
 mod refusals;
 mod sizes;
+mod standby;
 mod whatif;

@@ -3,3 +3,4 @@
 mod chaos;
 mod membership;
 mod replan;
+mod standby;

@@ -111,6 +111,13 @@ impl Engine {
         self.loaded.keys().copied()
     }
 
+    /// Whether a layer is in memory for any plan.
+    pub fn has(&self, layer: u32) -> bool {
+        self.loaded
+            .values()
+            .any(|loaded| loaded.layers.contains(&layer))
+    }
+
     /// How many layers of a plan are in memory.
     pub fn layers(&self, plan: PlanId) -> u32 {
         let loaded = self.loaded.get(&plan);

@@ -18,7 +18,7 @@ use cairn_machine::shard::{self, ShardMachine};
 use cairn_machine::{Machine, Tick};
 use cairn_planner::Strategy;
 use cairn_wire::codec::Plane;
-use cairn_wire::control::{Capability, Plan};
+use cairn_wire::control::{Capability, Plan, Standing};
 use cairn_wire::id::{BootId, NodeId, PlanId};
 
 use crate::engine::Engine;
@@ -153,6 +153,7 @@ enum Mail {
 enum Job {
     Mail(Box<Mail>),
     Load { plan: Arc<Plan>, stage: u16 },
+    Keep(Standing),
 }
 
 /// One run of a node.
@@ -169,6 +170,10 @@ pub struct Host {
     engine: Engine,
     device: Device,
     times: StageTimes,
+    /// The plan in force, and what is loaded for others under it.
+    keeps: Option<PlanId>,
+    standing: Option<Standing>,
+    layers_read: u64,
     links: BTreeMap<NodeId, Link>,
     mailboxes: [VecDeque<Mail>; 5],
     jobs: BTreeMap<(Tick, u64), Job>,
@@ -221,6 +226,9 @@ impl Host {
             engine: Engine::default(),
             device: birth.device,
             times: StageTimes::default(),
+            keeps: None,
+            standing: None,
+            layers_read: 0,
             links: BTreeMap::new(),
             mailboxes: Default::default(),
             jobs: BTreeMap::new(),
@@ -277,6 +285,7 @@ impl Host {
             match entry.remove() {
                 Job::Mail(mail) => self.post(*mail),
                 Job::Load { plan, stage } => self.loaded(&plan, stage),
+                Job::Keep(standing) => self.kept(standing),
             }
         }
         let is_due = |due: Option<Tick>| due.is_some_and(|due| due <= now);
@@ -329,6 +338,11 @@ impl Host {
     /// The plans whose layers are in memory here.
     pub fn loaded_plans(&self) -> impl Iterator<Item = PlanId> {
         self.engine.plans()
+    }
+
+    /// Layers that were loaded though they were not in memory.
+    pub fn layers_read(&self) -> u64 {
+        self.layers_read
     }
 
     /// What its stages have counted.

@@ -6,7 +6,7 @@
 
 use crate::control::{
     Abandon, Capability, Control, Explain, Heartbeat, LoadFailed, LogLine, ModelRef, NodeStatus,
-    PeerAddress, Ping, Plan,
+    PeerAddress, Ping, Plan, Standby,
 };
 use crate::data::{ArchivedRows, Credit, Failed, Open, Sampled, Sampling};
 use crate::limits::*;
@@ -106,7 +106,7 @@ pub(crate) fn control(control: &Control) -> Result<(), Violation> {
             at_most("log lines", lines.len(), LOG_LINES_MAX)?;
             lines.iter().try_for_each(line)
         }
-        Control::Status(NodeStatus { links, .. }) => at_most("links", links.len(), SEEN_MAX),
+        Control::Status(status) => self::status(status),
         Control::Ping(Ping { filler, .. }) => {
             at_most("bytes of filler", filler.len(), PING_BYTES_MAX)
         }
@@ -117,6 +117,20 @@ pub(crate) fn control(control: &Control) -> Result<(), Violation> {
         | Control::Pong(_)
         | Control::Leave => Ok(()),
     }
+}
+
+fn status(status: &NodeStatus) -> Result<(), Violation> {
+    at_most("links", status.links.len(), SEEN_MAX)?;
+    let standing = status.standing.iter().flat_map(|standing| &standing.layers);
+    let mut next = 0;
+    for (count, range) in standing.enumerate() {
+        at_most("ranges", count + 1, STANDING_MAX)?;
+        if range.first < next || range.end <= range.first {
+            return Err(Violation::Cover);
+        }
+        next = range.end;
+    }
+    at_most("layers", next as usize, LAYERS_MAX as usize)
 }
 
 fn peer(peer: &PeerAddress) -> Result<(), Violation> {
@@ -155,6 +169,12 @@ fn plan(plan: &Plan) -> Result<(), Violation> {
         at_most("standbys", stage.standbys.len(), STANDBYS_MAX)?;
         if stage.first != next || stage.end <= stage.first {
             return Err(Violation::Cover);
+        }
+        for Standby { node, layers } in &stage.standbys {
+            let inside = stage.first <= layers.first && layers.end <= stage.end;
+            if !inside || layers.end <= layers.first || *node == stage.node {
+                return Err(Violation::Cover);
+            }
         }
         next = stage.end;
     }

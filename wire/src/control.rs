@@ -180,10 +180,30 @@ pub struct Stage {
     pub first: u32,
     /// One past the last layer.
     pub end: u32,
-    /// Nodes that also load these layers.
-    pub standbys: Vec<NodeId>,
+    /// Nodes that keep these layers, or parts of them, in memory once the plan is in force.
+    pub standbys: Vec<Standby>,
     /// Memory that the planner counted for it.
     pub memory_bytes: u64,
+}
+
+/// Layers of a stage that another node than its owner keeps in memory.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`Standby`]."))]
+pub struct Standby {
+    /// Who keeps them.
+    pub node: NodeId,
+    /// Which; within the stage.
+    pub layers: LayerRange,
+}
+
+/// Some layers, at least one.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[rkyv(attr(doc = "Archived [`LayerRange`]."))]
+pub struct LayerRange {
+    /// First layer.
+    pub first: u32,
+    /// One past the last layer.
+    pub end: u32,
 }
 
 /// The planner's account of a plan, for people.
@@ -354,6 +374,18 @@ pub struct NodeStatus {
     pub stage: Option<StageSeen>,
     /// What it sees of its links.
     pub links: Vec<LinkSeen>,
+    /// What it stands by with; none while no plan names it as a standby.
+    pub standing: Option<Standing>,
+}
+
+/// The standby layers that a node has in memory.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(attr(doc = "Archived [`Standing`]."))]
+pub struct Standing {
+    /// The plan that asked for them.
+    pub plan: PlanId,
+    /// Those that are loaded so far, in order, apart from each other.
+    pub layers: Vec<LayerRange>,
 }
 
 /// What a stage was seen to take over the last seconds.

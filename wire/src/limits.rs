@@ -9,6 +9,8 @@ pub const NODES_MAX: usize = 2048;
 pub const STAGES_MAX: usize = NODES_MAX;
 /// Standbys of one stage.
 pub const STANDBYS_MAX: usize = 8;
+/// Ranges of layers that one node tells it stands by with.
+pub const STANDING_MAX: usize = 256;
 /// Layers of one model.
 pub const LAYERS_MAX: u32 = 4096;
 /// Addresses of one node.

@@ -16,6 +16,7 @@ use crate::kernel::{
     AttentionScratch, AttentionShape, CacheFormat, KvLayer, Packed, Pool, QuantizedRows, RowShape,
     Span, attention, place, rms_norm, rms_norm_rows,
 };
+use crate::loaded::Origin;
 use crate::rope::{Angles, Frequencies};
 use crate::shard::{Placed, Report, ShardOptions, SlotId, Threads};
 use crate::spec::Spec;
@@ -57,6 +58,22 @@ struct Scratch {
     attention: AttentionScratch,
 }
 
+/// A layer, shared with whoever holds it already.
+pub(crate) fn load_block(
+    file: &ModelFile,
+    layer: u32,
+) -> Result<(Arc<Block>, Origin), EngineError> {
+    let load = || Block::load(file, layer);
+    file.loaded().fast_blocks.get_or_load(layer, load)
+}
+
+/// The head, shared likewise.
+pub(crate) fn load_head(file: &ModelFile) -> Result<Arc<Head>, EngineError> {
+    let load = || Head::load(file);
+    let (head, _) = file.loaded().fast_heads.get_or_load((), load)?;
+    Ok(head)
+}
+
 impl Stack {
     pub(crate) fn load(
         file: &ModelFile,
@@ -67,17 +84,13 @@ impl Stack {
         let spec = file.spec().clone();
         let mut blocks = Vec::with_capacity(layers.len());
         for layer in layers.clone() {
-            let load = || Block::load(file, layer);
-            let block = file.loaded().fast_blocks.get_or_load(layer, load)?;
-            report.layer(block.bytes());
+            let (block, origin) = load_block(file, layer)?;
+            report.layer(block.bytes(), origin);
             blocks.push(block);
         }
         let mut head = None;
         if layers.end == spec.layers {
-            let loaded = file
-                .loaded()
-                .fast_heads
-                .get_or_load(0, || Head::load(file))?;
+            let loaded = load_head(file)?;
             report.head(loaded.bytes());
             head = Some(loaded);
         }

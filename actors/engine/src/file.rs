@@ -1,7 +1,7 @@
 //! An open model file: its header, its tensors' places, its loaded layers.
 //!
-//! Holds no weights itself. Layers that a shard loaded are remembered only as
-//! long as some shard still has them, so a re-plan finds what is already here.
+//! Holds no weights itself. Layers that were loaded are remembered only as
+//! long as somebody still has them, so a re-plan finds what is already here.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -114,6 +114,12 @@ impl ModelFile {
     /// Whether the head uses the embedding's table.
     pub fn tied_embeddings(&self) -> Tied {
         self.spec.tied_embeddings
+    }
+
+    /// Bytes of the layers and heads of this file that are in memory. What several shards hold
+    /// counts once.
+    pub fn loaded_bytes(&self) -> u64 {
+        self.loaded.bytes()
     }
 
     /// Builds the tokenizer that the file describes. Takes a while: keep it.

@@ -18,6 +18,7 @@ mod error;
 mod fast;
 mod file;
 mod gguf;
+mod kept;
 #[expect(
     unsafe_code,
     reason = "intrinsics, threads and mapped memory; each use says why it is sound"
@@ -44,6 +45,7 @@ pub use device::Device;
 pub use error::EngineError;
 pub use file::{LayerCost, LayerCosts, ModelFile};
 pub use gguf::TensorType;
+pub use kept::KeptLayer;
 pub use kernel::CacheFormat;
 pub use sample::{Sampled, SamplerParams, sample};
 pub use shard::{

@@ -17,6 +17,7 @@ use candle_core::{D, Device, Module, Result as CandleResult, Tensor};
 use crate::error::{ComputeContext, EngineError};
 use crate::file::ModelFile;
 use crate::gguf::TensorInfo;
+use crate::loaded::Origin;
 use crate::rope::{Angles, Frequencies};
 use crate::shard::{Placed, Report, SlotId};
 use crate::spec::Spec;
@@ -234,6 +235,23 @@ impl Head {
     }
 }
 
+/// A layer on a device, shared with whoever holds it already.
+pub(crate) fn load_block(
+    file: &ModelFile,
+    layer: u32,
+    on: crate::Device,
+) -> Result<(Arc<Block>, Origin), EngineError> {
+    let load = || Block::load(file, layer, &on.open()?);
+    file.loaded().portable_blocks.get_or_load((on, layer), load)
+}
+
+/// The head on a device, shared likewise.
+pub(crate) fn load_head(file: &ModelFile, on: crate::Device) -> Result<Arc<Head>, EngineError> {
+    let load = || Head::load(file, &on.open()?);
+    let (head, _) = file.loaded().portable_heads.get_or_load(on, load)?;
+    Ok(head)
+}
+
 impl Stack {
     pub(crate) fn load(
         file: &ModelFile,
@@ -245,18 +263,13 @@ impl Stack {
         let device = on.open()?;
         let mut blocks = Vec::with_capacity(layers.len());
         for layer in layers.clone() {
-            let load = || Block::load(file, layer, &device);
-            let block = file
-                .loaded()
-                .portable_blocks
-                .get_or_load((on, layer), load)?;
-            report.layer(block.bytes());
+            let (block, origin) = load_block(file, layer, on)?;
+            report.layer(block.bytes(), origin);
             blocks.push(block);
         }
         let mut head = None;
         if layers.end == spec.layers {
-            let load = || Head::load(file, &device);
-            let loaded = file.loaded().portable_heads.get_or_load(on, load)?;
+            let loaded = load_head(file, on)?;
             report.head(loaded.bytes());
             head = Some(loaded);
         }

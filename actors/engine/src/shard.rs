@@ -14,6 +14,7 @@ use crate::embedding::Embedding;
 use crate::error::EngineError;
 use crate::file::ModelFile;
 use crate::kernel::CacheFormat;
+use crate::loaded::Origin;
 use crate::spec::Spec;
 use crate::stack::Stack;
 
@@ -90,6 +91,8 @@ pub struct LoadProgress {
     pub layers_done: u32,
     /// Decoder layers asked for.
     pub layers_total: u32,
+    /// Of the layers that are ready, those that were read; the others were in memory.
+    pub layers_read: u32,
     /// Bytes of tensors ready.
     pub bytes_done: u64,
     /// Bytes of tensors asked for.
@@ -198,7 +201,8 @@ struct Slot {
 }
 
 impl Shard {
-    /// Loads `layers` of `file`. Layers that another shard of the same `file` holds are shared.
+    /// Loads `layers` of `file`. Layers that another shard or a [`crate::KeptLayer`] of the same
+    /// `file` holds are shared.
     ///
     /// # Errors
     /// [`EngineError::LayerRange`] when the range is empty or out of bounds,
@@ -505,6 +509,7 @@ impl<'a> Report<'a> {
         let now = LoadProgress {
             layers_done: 0,
             layers_total: layers.end - layers.start,
+            layers_read: 0,
             bytes_done: 0,
             bytes_total,
         };
@@ -512,8 +517,9 @@ impl<'a> Report<'a> {
         Report { now, tell }
     }
 
-    pub(crate) fn layer(&mut self, bytes: u64) {
+    pub(crate) fn layer(&mut self, bytes: u64, origin: Origin) {
         self.now.layers_done += 1;
+        self.now.layers_read += u32::from(origin == Origin::File);
         self.now.bytes_done += bytes;
         (self.tell)(self.now);
     }

@@ -4,10 +4,10 @@
 
 use std::ops::Range;
 
-use crate::device::Device;
 use crate::error::EngineError;
 use crate::file::ModelFile;
-use crate::shard::{ComputePath, Placed, Report, ShardOptions, SlotId};
+use crate::kept::{Place, place};
+use crate::shard::{Placed, Report, ShardOptions, SlotId};
 use crate::{fast, portable};
 
 /// The layers of a shard and the caches of its sequences.
@@ -24,12 +24,9 @@ impl Stack {
         options: &ShardOptions,
         report: &mut Report<'_>,
     ) -> Result<Stack, EngineError> {
-        Ok(match (options.path, options.device.resolve()?) {
-            // The kernels have a form for every CPU and for every format that candle knows.
-            (ComputePath::Auto, Device::Cpu) => {
-                Stack::Fast(Box::new(fast::Stack::load(file, layers, options, report)?))
-            }
-            (ComputePath::Auto | ComputePath::Portable, device) => {
+        Ok(match place(options)? {
+            Place::Fast => Stack::Fast(Box::new(fast::Stack::load(file, layers, options, report)?)),
+            Place::Portable(device) => {
                 let stack = portable::Stack::load(file, layers, device, report)?;
                 Stack::Portable(Box::new(stack))
             }

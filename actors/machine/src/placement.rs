@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cairn_planner::{Request, Strategy};
-use cairn_wire::control::{Abandon, Capability, Control, LoadFailed, Loaded, ModelRef, Plan};
+use cairn_wire::control::{
+    Abandon, Capability, Control, LoadFailed, Loaded, ModelRef, Plan, Standing,
+};
 use cairn_wire::id::{NodeId, PlanId};
 
 use crate::plan::{check, stage_of};
@@ -17,6 +19,7 @@ use crate::{Machine, Tick};
 mod follow;
 mod lead;
 mod request;
+mod takeover;
 mod watch;
 
 #[cfg(test)]
@@ -81,6 +84,13 @@ pub enum Input {
         /// What.
         seen: Seen,
     },
+    /// A node, maybe this one, told what it stands by with.
+    Standing {
+        /// Who.
+        from: NodeId,
+        /// With what; `None` is nothing.
+        standing: Option<Standing>,
+    },
     /// The answer to [`Output::Judge`].
     Judged {
         /// The number of the question.
@@ -141,6 +151,10 @@ pub enum Input {
 
 /// Orders of the placement machine.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most orders are messages, and each lives for a moment"
+)]
 pub enum Output {
     /// Find the model's file and say what it holds. May take as long as a download.
     Describe {
@@ -200,6 +214,11 @@ pub enum Note {
         plan: PlanId,
         /// Its split.
         stages: usize,
+    },
+    /// An owner is gone, and the others have its layers in memory.
+    TakingOver {
+        /// Who is gone.
+        lost: NodeId,
     },
     /// Layers move because another plan is better by what was measured.
     Replanning {
@@ -279,6 +298,7 @@ impl PlacementMachine {
         self.view = view;
         let nodes = &self.view.nodes;
         self.leader.watch.retain(|node| nodes.contains(node));
+        self.leader.standing.retain(|node, _| nodes.contains(node));
         if self.leads() {
             let adopted = self.follower.adopted.clone();
             let view = &self.view;
@@ -408,6 +428,7 @@ impl Machine for PlacementMachine {
                     self.leader.looked(now, &self.view, &mut self.outputs);
                 }
             }
+            Input::Standing { from, standing } => self.leader.stands_by(from, standing),
             Input::Judged { number, result } => {
                 self.leader
                     .judged(now, &self.view, number, result, &mut self.outputs);

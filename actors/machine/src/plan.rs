@@ -1,8 +1,8 @@
 //! Questions to a plan, and the check of one that came from a peer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use cairn_wire::control::Plan;
+use cairn_wire::control::{LayerRange, Plan, Stage, Standing};
 use cairn_wire::id::NodeId;
 
 /// What is wrong with a plan. The sender is at fault; nothing is loaded for it.
@@ -62,6 +62,55 @@ pub fn owner(plan: &Plan, index: u16) -> Option<NodeId> {
     plan.stages.get(usize::from(index)).map(|stage| stage.node)
 }
 
+/// Why the devices without a stage have none, a line each.
+pub fn left_out(plan: &Plan) -> impl Iterator<Item = &str> {
+    let without = |node| plan.stages.iter().all(|stage| stage.node != node);
+    let reasons = plan.explain.reasons.iter();
+    reasons
+        .filter(move |reason| without(reason.node))
+        .map(|reason| reason.text.as_str())
+}
+
+/// The layers that `node` keeps in memory for others.
+pub fn standby_of(plan: &Plan, node: NodeId) -> Vec<LayerRange> {
+    let standbys = plan.stages.iter().flat_map(|stage| &stage.standbys);
+    let mine = standbys.filter(|standby| standby.node == node);
+    joined(mine.map(|standby| standby.layers).collect())
+}
+
+/// How many layers of an owner's stage no standby has told to have in memory. All of them, where
+/// the plan has none stand by.
+pub fn uncovered(plan: &Plan, owner: NodeId, standing: &BTreeMap<NodeId, &Standing>) -> u32 {
+    let stages = plan.stages.iter().filter(|stage| stage.node == owner);
+    let missing = stages.flat_map(|stage| {
+        let is_missing = |layer: &u32| !is_kept(plan, stage, *layer, standing);
+        (stage.first..stage.end).filter(is_missing)
+    });
+    u32::try_from(missing.count()).expect("layers are counted in u32")
+}
+
+fn is_kept(plan: &Plan, stage: &Stage, layer: u32, standing: &BTreeMap<NodeId, &Standing>) -> bool {
+    stage.standbys.iter().any(|standby| {
+        let told = standing.get(&standby.node);
+        let told = told.filter(|standing| standing.plan == plan.id);
+        let mut ranges = told.iter().flat_map(|standing| &standing.layers);
+        ranges.any(|range| range.first <= layer && layer < range.end)
+    })
+}
+
+/// Ranges in order, those that touch or overlap as one.
+pub fn joined(mut ranges: Vec<LayerRange>) -> Vec<LayerRange> {
+    ranges.sort_unstable();
+    let mut joined: Vec<LayerRange> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.first <= last.end => last.end = last.end.max(range.end),
+            Some(_) | None => joined.push(range),
+        }
+    }
+    joined
+}
+
 /// The index of the last stage.
 pub fn last_stage(plan: &Plan) -> u16 {
     u16::try_from(plan.stages.len() - 1).expect("a checked plan has 1 to 65,535 stages")
@@ -70,7 +119,45 @@ pub fn last_stage(plan: &Plan) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::plan;
+    use crate::fixture::{node, plan};
+    use cairn_wire::control::Standby;
+
+    fn range(first: u32, end: u32) -> LayerRange {
+        LayerRange { first, end }
+    }
+
+    #[test]
+    fn a_stage_is_covered_once_its_standbys_have_loaded() {
+        let mut plan = plan(&[(1, 0..3), (2, 3..6)]);
+        plan.stages[1].standbys = [(1, 3, 5), (3, 5, 6)]
+            .map(|(number, first, end)| Standby {
+                node: node(number),
+                layers: range(first, end),
+            })
+            .into();
+        assert_eq!(standby_of(&plan, node(1)), [range(3, 5)]);
+        assert_eq!(standby_of(&plan, node(2)), []);
+        let told = |id, first, end| Standing {
+            plan: id,
+            layers: vec![range(first, end)],
+        };
+        let (one, three) = (told(plan.id, 3, 4), told(plan.id, 5, 6));
+        let told_both = BTreeMap::from([(node(1), &one), (node(3), &three)]);
+        assert_eq!(uncovered(&plan, node(2), &told_both), 1);
+        assert_eq!(uncovered(&plan, node(1), &told_both), 3, "nobody stands by");
+        let whole = told(plan.id, 3, 5);
+        let told_all = BTreeMap::from([(node(1), &whole), (node(3), &three)]);
+        assert_eq!(uncovered(&plan, node(2), &told_all), 0);
+        let stale = told(crate::fixture::plan_id(9), 3, 5);
+        let told_stale = BTreeMap::from([(node(1), &stale), (node(3), &three)]);
+        assert_eq!(uncovered(&plan, node(2), &told_stale), 2, "of another plan");
+    }
+
+    #[test]
+    fn ranges_that_touch_are_one() {
+        let ranges = vec![range(4, 6), range(0, 2), range(2, 3), range(5, 7)];
+        assert_eq!(joined(ranges), [range(0, 3), range(4, 7)]);
+    }
 
     #[test]
     fn a_whole_plan_passes() {
@@ -92,9 +179,7 @@ mod tests {
             ),
             (
                 plan(&[(1, 0..2), (1, 2..4)]),
-                PlanFault::OwnerTwice {
-                    node: crate::fixture::node(1),
-                },
+                PlanFault::OwnerTwice { node: node(1) },
             ),
         ];
         for (plan, fault) in cases {

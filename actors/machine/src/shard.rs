@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairn_wire::control::{LayerRange, Plan};
 use cairn_wire::data::{Close, DType, Failed, FailedWhy, Open, Rows, Sampled, SampledToken, Span};
 use cairn_wire::frame::{DataFrame, RowsFrame};
 use cairn_wire::id::{NodeId, PlanId, SequenceId};
@@ -164,9 +165,11 @@ impl ShardMachine {
         live
     }
 
-    fn adopted(&mut self, plan: PlanId) {
-        self.adopted = Some(plan);
-        let older: Vec<PlanId> = self.stages.range(..plan).map(|(id, _)| *id).collect();
+    fn adopted(&mut self, plan: Arc<Plan>, standby: Vec<LayerRange>) {
+        let newest = plan.id;
+        self.adopted = Some(newest);
+        self.outbox.push(Output::KeepLayers { plan, standby });
+        let older: Vec<PlanId> = self.stages.range(..newest).map(|(id, _)| *id).collect();
         for old in older {
             self.retire_if_done(old);
         }
@@ -431,7 +434,7 @@ impl Machine for ShardMachine {
                 self.outbox.push(Output::StageLoaded { plan, result });
             }
             Input::Unload { plan } => self.unload(plan),
-            Input::Adopted { plan } => self.adopted(plan),
+            Input::Adopted { plan, standby } => self.adopted(plan, standby),
             Input::Arrived { from, frame } => self.arrived(now, from, frame),
             Input::PassDone { plan, result } => self.pass_done(now, plan, result),
             Input::Unsent { to, frame } => self.outbox.unsent(to, frame),

@@ -132,6 +132,7 @@ fn layers_text(node: &NodeView) -> String {
     match node.layers {
         Some([first, end]) => format!("{first}..{end}"),
         None if node.loading < 1.0 => format!("loading {:.0} %", node.loading * 100.0),
+        None if node.standby_layers > 0 => format!("stands by with {}", node.standby_layers),
         None => "-".to_owned(),
     }
 }

@@ -173,12 +173,23 @@ fn used_bytes(stage: &StagePage) -> u64 {
 
 fn loss(survival: &SurvivalPage, stage: &StagePage) -> (Tone, String) {
     match survival.loss {
-        LossPage::Covered if stage.standbys.is_empty() => {
-            (Tone::Good, "goes on: several stand by".to_owned())
-        }
+        LossPage::Covered if stage.standbys.is_empty() => (
+            Tone::Good,
+            "serves again at once: several stand by".to_owned(),
+        ),
         LossPage::Covered => (
             Tone::Good,
-            format!("goes on: {} stands by", stage.standbys.join(", ")),
+            format!(
+                "serves again at once: {} stands by",
+                stage.standbys.join(", ")
+            ),
+        ),
+        LossPage::Reload if survival.layers_missing > 0 => (
+            Tone::Warning,
+            format!(
+                "covered once {} layers have loaded",
+                survival.layers_missing
+            ),
         ),
         LossPage::Reload => (Tone::Warning, "serves again after loading".to_owned()),
         LossPage::Short => (

@@ -16,6 +16,7 @@ fn full() -> PlanPage {
     let loss = |node: &str, loss, bytes_missing| SurvivalPage {
         node: node.to_owned(),
         loss,
+        layers_missing: 0,
         bytes_missing,
     };
     PlanPage {
@@ -62,7 +63,7 @@ fn a_full_page_shows_everything_once() {
         "0..6",
         "██████░░░░░░",
         "12.35 ms",
-        "goes on: laptop stands by",
+        "serves again at once: laptop stands by",
         "ends: 1.0 GiB short",
         "attic  its memory is full",
     ] {

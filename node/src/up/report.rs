@@ -95,15 +95,20 @@ impl Report {
             "model": model,
             "plan": plan.id,
             "stages": plan.stages,
+            "left_out": plan.left_out,
             "http": self.http,
             "join": self.join,
         });
-        let text = format!(
+        let mut text = format!(
             "{} model {model}, {}; {}",
             Paint::stdout().tone(Tone::Good, "ready:"),
             split(plan),
             self.http
         );
+        for line in &plan.left_out {
+            text.push_str("\n  ");
+            text.push_str(&Paint::stdout().tone(Tone::Warning, line));
+        }
         self.tell(&event, &text)?;
         if !self.join_told && !self.json {
             self.join_told = true;

@@ -63,6 +63,11 @@ impl Host {
                     links: status.links.clone(),
                 };
                 self.post(Mail::Placement(placement::Input::Seen { from, seen }));
+                let standing = status.standing.clone();
+                self.post(Mail::Placement(placement::Input::Standing {
+                    from,
+                    standing,
+                }));
                 Mail::Capability(capability::Input::StatusArrived { from, status })
             }
             Control::Propose(plan) => {

@@ -1,9 +1,12 @@
 //! Carrying out what the machines of a host order: at once, or as a job that takes a while.
 
+use std::sync::Arc;
+
 use cairn_machine::placement::Seen;
+use cairn_machine::plan::standby_of;
 use cairn_machine::view::View;
 use cairn_machine::{Machine, Tick, capability, member, pipeline, placement, shard};
-use cairn_wire::control::{Control, NodeStatus, Plan};
+use cairn_wire::control::{Control, NodeStatus, Plan, Standing};
 use cairn_wire::id::PlanId;
 
 use super::{Answer, Host, Job, Mail, Memory, Order};
@@ -58,6 +61,7 @@ impl Host {
                     let status = NodeStatus {
                         stage,
                         links,
+                        standing: self.standing.clone(),
                         ..NodeStatus::default()
                     };
                     let taken = capability::Input::StatusTaken(status);
@@ -117,7 +121,11 @@ impl Host {
                     self.post(Mail::Pipeline(pipeline::Input::Probe(plan)));
                 }
                 placement::Output::Adopted { plan } => {
-                    self.post(Mail::Shard(shard::Input::Adopted { plan: plan.id }));
+                    let standby = standby_of(&plan, self.me);
+                    self.post(Mail::Shard(shard::Input::Adopted {
+                        plan: Arc::clone(&plan),
+                        standby,
+                    }));
                     self.post(Mail::Pipeline(pipeline::Input::Adopted(plan)));
                 }
                 placement::Output::Note(note) => self.orders.push_back(Order::Note(note)),
@@ -135,6 +143,15 @@ impl Host {
                 shard::Output::DropLayers { plan } => {
                     self.engine.drop_layers(plan);
                     self.times.forget(plan);
+                }
+                shard::Output::KeepLayers { plan, standby } => {
+                    self.keeps = Some(plan.id);
+                    self.tell_standing(None);
+                    if !standby.is_empty() && self.memory == Memory::AsStated {
+                        let (plan, layers) = (plan.id, standby);
+                        let millis = self.rng.between(20, 500);
+                        self.later(now, millis, Job::Keep(Standing { plan, layers }));
+                    }
                 }
                 shard::Output::StageLoaded { plan, result } => {
                     let loaded = placement::Input::StageLoaded { plan, result };
@@ -182,9 +199,33 @@ impl Host {
         told * device.slowness_permille / 1_000 * noise / 1_000
     }
 
+    /// Standby layers are in memory, unless a later plan has other wishes by now.
+    pub(super) fn kept(&mut self, standing: Standing) {
+        if self.keeps == Some(standing.plan) {
+            self.tell_standing(Some(standing));
+        }
+    }
+
+    /// Whether a layer is in memory, for whatever plan.
+    fn has(&self, layer: u32) -> bool {
+        let standing = self.standing.iter().flat_map(|standing| &standing.layers);
+        let mut kept = standing.map(|range| range.first..range.end);
+        self.engine.has(layer) || kept.any(|range| range.contains(&layer))
+    }
+
+    fn tell_standing(&mut self, standing: Option<Standing>) {
+        self.standing.clone_from(&standing);
+        let from = self.me;
+        let told = placement::Input::Standing { from, standing };
+        self.post(Mail::Placement(told));
+    }
+
     pub(super) fn loaded(&mut self, plan: &Plan, stage: u16) {
         let result = match self.memory {
             Memory::AsStated => {
+                let range = &plan.stages[usize::from(stage)];
+                let read = (range.first..range.end).filter(|layer| !self.has(*layer));
+                self.layers_read += read.count() as u64;
                 self.engine.install(plan, stage);
                 Ok(1)
             }

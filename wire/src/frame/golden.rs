@@ -31,13 +31,13 @@ const LEAVE: &str = "
 01  # major
 00  # reserved
 0100  # kind
-c0000000  # header bytes
+00010000  # header bytes
 00000000  # flags
 0000000000000000  # payload bytes
 0000000000000000  # reserved
 0b  # tag
 ";
-const LEAVE_ZEROS: usize = 191;
+const LEAVE_ZEROS: usize = 255;
 
 const GOLDEN: [&str; 6] = [
     // Rows.

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::{ALIGNMENT, PRELUDE_BYTES};
 use crate::control::{
-    Capability, Drift, Explain, Heartbeat, LinkSeen, LogLevel, LogLine, Loss, ModelRef, NodeStatus,
-    PeerAddress, Ping, Plan, Pong, Reason, Role, Stage, StageForecast, StageSeen, Survival,
+    Capability, Drift, Explain, Heartbeat, LayerRange, LinkSeen, LogLevel, LogLine, Loss, ModelRef,
+    NodeStatus, PeerAddress, Ping, Plan, Pong, Reason, Role, Stage, StageForecast, StageSeen,
+    Standby, Standing, Survival,
 };
 use crate::data::{Ask, DType, FailedWhy, Prefix, SampledToken, Sampling};
 use crate::id::{BootId, NodeId, SequenceId, Term};
@@ -115,7 +116,10 @@ fn plan() -> Plan {
         node: NodeId([1; 32]),
         first,
         end,
-        standbys: vec![NodeId([2; 32])],
+        standbys: vec![Standby {
+            node: NodeId([2; 32]),
+            layers: LayerRange { first, end },
+        }],
         memory_bytes: 1 << 30,
     };
     Plan {
@@ -197,6 +201,12 @@ fn control_messages() -> Vec<Control> {
                 round_trip_micros: 3,
                 bytes_per_second: 4,
             }],
+            standing: Some(Standing {
+                plan: plan_id(),
+                layers: [(0, 2), (5, 6)]
+                    .map(|(first, end)| LayerRange { first, end })
+                    .into(),
+            }),
             ..NodeStatus::default()
         }),
         Control::Ping(Ping {
@@ -416,7 +426,11 @@ fn values_out_of_range_are_refused_before_they_are_sent() {
 #[test]
 fn a_plan_covers_every_layer_once() {
     assert!(Control::Propose(Box::new(plan())).encode().is_ok());
-    let breaks: [fn(&mut Plan); 5] = [
+    let breaks: [fn(&mut Plan); 9] = [
+        |plan| plan.stages[0].standbys[0].layers.end = 11,
+        |plan| plan.stages[1].standbys[0].layers.first = 9,
+        |plan| plan.stages[0].standbys[0].layers.end = 0,
+        |plan| plan.stages[0].standbys[0].node = plan.stages[0].node,
         |plan| plan.stages[1].first = 11,
         |plan| plan.stages[1].first = 9,
         |plan| plan.stages[1].end = 29,
@@ -432,6 +446,40 @@ fn a_plan_covers_every_layer_once() {
             "break {number}"
         );
     }
+}
+
+#[test]
+fn a_node_stands_by_with_ranges_in_order() {
+    let status = |ranges: &[(u32, u32)]| {
+        Control::Status(NodeStatus {
+            standing: Some(Standing {
+                plan: plan_id(),
+                layers: ranges
+                    .iter()
+                    .map(|&(first, end)| LayerRange { first, end })
+                    .collect(),
+            }),
+            ..NodeStatus::default()
+        })
+        .encode()
+        .map(drop)
+    };
+    assert_eq!(status(&[]), Ok(()));
+    assert_eq!(status(&[(0, 4), (4, 5), (9, 10)]), Ok(()));
+    for wrong in [
+        &[(1, 1)][..],
+        &[(2, 1)],
+        &[(0, 4), (3, 5)],
+        &[(4, 5), (0, 1)],
+    ] {
+        assert_eq!(status(wrong), Err(Violation::Cover), "{wrong:?}");
+    }
+    assert!(status(&[(0, limits::LAYERS_MAX + 1)]).is_err());
+    let many: Vec<_> = (0..=limits::STANDING_MAX as u32)
+        .map(|first| (first, first + 1))
+        .collect();
+    assert!(status(&many).is_err());
+    assert_eq!(status(&many[1..]), Ok(()));
 }
 
 /// The header bounds leave room for the largest message that the counts allow.
@@ -463,7 +511,16 @@ fn the_largest_legal_messages_encode() {
             node,
             first,
             end: first + 1,
-            standbys: vec![node; limits::STANDBYS_MAX],
+            standbys: vec![
+                Standby {
+                    node: NodeId([2; 32]),
+                    layers: LayerRange {
+                        first,
+                        end: first + 1
+                    },
+                };
+                limits::STANDBYS_MAX
+            ],
             memory_bytes: 1,
         })
         .collect();

@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cairn_wire::control::{Abandon, Capability, Control, Plan};
+use cairn_planner::{Request, Strategy};
+use cairn_wire::control::{Abandon, Capability, Control, Plan, Standing};
 use cairn_wire::id::{NodeId, PlanId, Term};
 
 use super::request::Corrections;
+use super::takeover::takeover;
 use super::watch::{Judgement, Watch, follows_speed};
 use super::{Config, ModelFacts, Note, Output, candidates, to_request, to_wire};
 use crate::Tick;
@@ -49,6 +51,16 @@ pub(super) enum Announcement {
 struct Basis {
     nodes: BTreeSet<NodeId>,
     model: String,
+    kind: Kind,
+}
+
+/// Who split the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The strategy.
+    Usual,
+    /// Those who have them in memory, for as long as the strategy's plan takes.
+    Takeover,
 }
 
 /// How far the plan in the making is.
@@ -84,6 +96,8 @@ pub(super) struct Leader {
     pub(super) to_self: VecDeque<Announcement>,
     /// What the members tell of their stages; the leader judges its plan by it.
     pub(super) watch: Watch,
+    /// What the members stand by with.
+    pub(super) standing: BTreeMap<NodeId, Standing>,
     excluded: BTreeMap<NodeId, Exclusion>,
     facts: Option<ModelFacts>,
     making: Making,
@@ -108,6 +122,7 @@ impl Leader {
             capabilities: BTreeMap::new(),
             to_self: VecDeque::new(),
             watch: Watch::default(),
+            standing: BTreeMap::new(),
             excluded: BTreeMap::new(),
             facts: None,
             making: Making::Rest,
@@ -322,11 +337,23 @@ impl Leader {
         let basis = basis.clone();
         match plan {
             Ok(plan) => self.propose(now, view, basis, &plan, outputs),
+            Err(_) if basis.kind == Kind::Takeover => {
+                let request = self.corrected(now, view, &basis);
+                self.order_plan(basis, Kind::Usual, request, outputs);
+            }
             Err(cause) => {
                 self.made_for = Some(basis);
                 self.no_plan(now, cause, outputs);
             }
         }
+    }
+
+    /// A member told what it stands by with.
+    pub(super) fn stands_by(&mut self, node: NodeId, standing: Option<Standing>) {
+        match standing {
+            Some(standing) => self.standing.insert(node, standing),
+            None => self.standing.remove(&node),
+        };
     }
 
     pub(super) fn stage_answered(
@@ -485,7 +512,7 @@ impl Leader {
     }
 
     /// The planner's question for the present members, by their own figures and measured links.
-    fn request(&self, now: Tick, view: &View, basis: &Basis) -> cairn_planner::Request {
+    fn request(&self, now: Tick, view: &View, basis: &Basis) -> Request {
         let facts = self.facts.as_ref().expect("there is a description");
         let members = self
             .capabilities
@@ -509,16 +536,42 @@ impl Leader {
     }
 
     fn solve(&mut self, now: Tick, view: &View, basis: Basis, outputs: &mut VecDeque<Output>) {
-        let told = self.request(now, view, &basis);
+        let mut request = self.corrected(now, view, &basis);
+        let mut kind = Kind::Usual;
+        if let Some(plan) = self.in_force.as_ref()
+            && plan.model.name == basis.model
+            && let Some(lost) = view.missing_owner(plan)
+            && let Some(split) = takeover(plan, view, basis.nodes.iter().copied(), &self.standing)
+        {
+            outputs.push_back(Output::Note(Note::TakingOver { lost }));
+            request.strategy = Strategy::Custom(split);
+            kind = Kind::Takeover;
+        }
+        self.order_plan(basis, kind, request, outputs);
+    }
+
+    fn order_plan(
+        &mut self,
+        basis: Basis,
+        kind: Kind,
+        request: Request,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        self.question += 1;
+        let (question, request) = (self.question, Box::new(request));
+        outputs.push_back(Output::Solve { question, request });
+        let basis = Basis { kind, ..basis };
+        self.making = Making::Solve { basis, question };
+    }
+
+    /// The question with what was seen of the devices.
+    fn corrected(&self, now: Tick, view: &View, basis: &Basis) -> Request {
+        let told = self.request(now, view, basis);
         // A device that was seen to be slow is slow for whoever joins, too.
-        let request = Box::new(match follows_speed(&self.config.strategy) {
+        match follows_speed(&self.config.strategy) {
             true => self.watch.history.correct(&told),
             false => told,
-        });
-        self.question += 1;
-        let question = self.question;
-        outputs.push_back(Output::Solve { question, request });
-        self.making = Making::Solve { basis, question };
+        }
     }
 
     fn propose(
@@ -539,7 +592,10 @@ impl Leader {
             drifts: self.watch.drifts(),
             shared_permille: self.watch.history.shared_permille().unwrap_or(0),
         };
-        let plan = to_wire(&self.config, facts, id, solved, corrections);
+        let mut plan = to_wire(&self.config, facts, id, solved, corrections);
+        if basis.kind == Kind::Takeover {
+            plan.explain.strategy = "takeover".to_owned();
+        }
         if view.missing_owner(&plan).is_some() {
             self.restart(now);
             return;
@@ -628,6 +684,7 @@ impl Leader {
         Basis {
             nodes: candidates(self.config.me, view, &self.capabilities, &self.excluded),
             model: self.model(view),
+            kind: Kind::Usual,
         }
     }
 

@@ -5,9 +5,11 @@ use std::ops::Range;
 
 use cairn_planner::{Detail, Device, DeviceId, Link, Request, Sharing, Strategy};
 use cairn_wire::control::{
-    Capability, Drift, Explain, LinkSeen, Loss, Plan, Reason, Stage, StageForecast, Survival,
+    Capability, Drift, Explain, LayerRange, LinkSeen, Loss, Plan, Reason, Stage, StageForecast,
+    Standby, Survival,
 };
 use cairn_wire::id::{NodeId, PlanId};
+use cairn_wire::limits::STANDBYS_MAX;
 
 use super::{Config, ModelFacts};
 use crate::pipeline::CHUNK_ROWS;
@@ -128,18 +130,19 @@ pub fn to_wire(
     solved: &cairn_planner::Plan,
     corrections: Corrections,
 ) -> Plan {
-    let stages = solved
+    let stages: Vec<Stage> = solved
         .stages
         .iter()
         .map(|stage| Stage {
             node: NodeId(stage.device.0),
             first: stage.layers.start,
             end: stage.layers.end,
-            // Nodes do not load for others yet, so a plan must not claim that they do.
-            standbys: Vec::new(),
+            standbys: standbys(solved, &stage.layers),
             memory_bytes: stage.memory_bytes,
         })
         .collect();
+    let survives = solved.survives.iter();
+    let survives = survives.map(|one| survival(one, &stages)).collect();
     let reasons = solved
         .reasons
         .iter()
@@ -153,7 +156,6 @@ pub fn to_wire(
         model: facts.model.clone(),
         context: config.context.min(facts.context_max),
         sequences: config.sequences,
-        stages,
         groups: u16::try_from(solved.forecast.groups).unwrap_or(u16::MAX),
         explain: Explain {
             strategy: strategy_name(&config.strategy).to_owned(),
@@ -168,12 +170,33 @@ pub fn to_wire(
             objective_nanos: solved.proof.objective_nanos,
             lower_bound_nanos: solved.proof.lower_bound_nanos,
             stages: solved.forecast.stages.iter().map(stage_forecast).collect(),
-            survives: solved.survives.iter().map(survival).collect(),
+            survives,
             balance_permille: permille(solved.balance),
             reasons,
             drifts: corrections.drifts,
             shared_permille: corrections.shared_permille,
         },
+        stages,
+    }
+}
+
+/// Who keeps which layers of a stage. More pieces than a plan may name are none at all, because
+/// a part of a stage saves nobody.
+fn standbys(solved: &cairn_planner::Plan, stage: &Range<u32>) -> Vec<Standby> {
+    let inside = |layers: &Range<u32>| stage.start <= layers.start && layers.end <= stage.end;
+    let pieces = solved.standbys.iter().filter(|one| inside(&one.layers));
+    let standbys: Vec<Standby> = pieces
+        .map(|one| Standby {
+            node: NodeId(one.device.0),
+            layers: LayerRange {
+                first: one.layers.start,
+                end: one.layers.end,
+            },
+        })
+        .collect();
+    match standbys.len() > STANDBYS_MAX {
+        true => Vec::new(),
+        false => standbys,
     }
 }
 
@@ -185,11 +208,13 @@ fn stage_forecast(stage: &cairn_planner::StageForecast) -> StageForecast {
     }
 }
 
-fn survival(survival: &cairn_planner::Survival) -> Survival {
+fn survival(survival: &cairn_planner::Survival, stages: &[Stage]) -> Survival {
+    let node = NodeId(survival.device.0);
+    let stands_by = |stage: &Stage| stage.node == node && !stage.standbys.is_empty();
     Survival {
-        node: NodeId(survival.device.0),
+        node,
         loss: match survival.loss {
-            // Standbys are planned, but not loaded yet.
+            cairn_planner::Loss::Covered if stages.iter().any(stands_by) => Loss::Covered,
             cairn_planner::Loss::Covered | cairn_planner::Loss::Reload => Loss::Reload,
             cairn_planner::Loss::Short { bytes_missing } => Loss::Short(bytes_missing),
         },

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cairn_wire::control::Plan;
+use cairn_wire::control::{LayerRange, Plan};
 use cairn_wire::data::{Prefix, SampledToken, Sampling, Span};
 use cairn_wire::frame::{DataFrame, RowsFrame};
 use cairn_wire::id::{NodeId, PlanId, SequenceId};
@@ -37,8 +37,10 @@ pub enum Input {
     },
     /// A plan is in force: older ones end with their sequences.
     Adopted {
-        /// Which.
-        plan: PlanId,
+        /// The plan, checked.
+        plan: Arc<Plan>,
+        /// The layers that this node stands by with.
+        standby: Vec<LayerRange>,
     },
     /// A frame of the data plane for a stage of this node.
     Arrived {
@@ -82,6 +84,14 @@ pub enum Output {
     DropLayers {
         /// Which plan.
         plan: PlanId,
+    },
+    /// Keep these layers in memory for others, and no more those of earlier orders. What is there
+    /// is kept before [`Output::DropLayers`] takes it away; nobody waits for the rest.
+    KeepLayers {
+        /// The plan that asks for it.
+        plan: Arc<Plan>,
+        /// Which layers, in order.
+        standby: Vec<LayerRange>,
     },
     /// Tell the planner how loading went.
     StageLoaded {

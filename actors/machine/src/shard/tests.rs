@@ -32,10 +32,17 @@ impl Rig {
         }));
         let plan = Arc::new(fixture_plan(&[(1, 0..2), (2, 2..4), (3, 4..6)]));
         let stage = me_is_stage;
-        rig.feed(Input::Load { plan, stage });
-        let (plan, result) = (plan_id(1), Ok(1));
-        rig.feed(Input::LayersLoaded { plan, result });
-        rig.feed(Input::Adopted { plan });
+        rig.feed(Input::Load {
+            plan: Arc::clone(&plan),
+            stage,
+        });
+        let result = Ok(1);
+        rig.feed(Input::LayersLoaded {
+            plan: plan.id,
+            result,
+        });
+        let standby = Vec::new();
+        rig.feed(Input::Adopted { plan, standby });
         rig.others.clear();
         rig
     }
@@ -330,8 +337,15 @@ fn an_older_plan_goes_with_its_last_sequence() {
     let mut newer = fixture_plan(&[(1, 0..3), (2, 3..6)]);
     newer.id = plan_id(2);
     let (plan, stage) = (Arc::new(newer), 1);
-    rig.feed(Input::Load { plan, stage });
-    rig.feed(Input::Adopted { plan: plan_id(2) });
+    rig.feed(Input::Load {
+        plan: Arc::clone(&plan),
+        stage,
+    });
+    let standby = vec![LayerRange { first: 0, end: 3 }];
+    rig.feed(Input::Adopted { plan, standby });
+    let kept =
+        |order: &Output| matches!(order, Output::KeepLayers { standby, .. } if standby.len() == 1);
+    assert!(rig.others.iter().any(kept), "{:?}", rig.others);
     let dropped = |rig: &Rig| {
         let drops = |order: &&Output| matches!(order, Output::DropLayers { .. });
         rig.others.iter().filter(drops).count()

@@ -1,6 +1,7 @@
 //! What a shard refuses, and what it maps.
 
 use super::*;
+use crate::KeptLayer;
 
 #[test]
 fn layer_ranges_out_of_bounds_are_refused() {
@@ -148,6 +149,37 @@ fn layers_are_shared_between_shards_and_dropped_with_the_last() {
         let third = shard(&file, 0..2, &options(path));
         assert_eq!(third.shared_with(&second), 1, "{path:?}");
     }
+}
+
+#[test]
+fn kept_layers_are_taken_not_read_and_count_once() {
+    let file = model(&TinyModel::new(4).gguf());
+    for path in PATHS {
+        let options = options(path);
+        let read = |layers: Range<u32>| {
+            let mut read = 0;
+            let report = &mut |at: LoadProgress| read = at.layers_read;
+            let loaded = Shard::load(&file, layers, &options, report).expect("loads");
+            (loaded, read)
+        };
+        assert!(KeptLayer::find(&file, 2, &options).is_none());
+        let kept: Vec<_> = [2, 3]
+            .map(|layer| KeptLayer::load(&file, layer, &options).expect("loads"))
+            .into();
+        let bytes = file.loaded_bytes();
+        let (shard, layers_read) = read(1..4);
+        assert_eq!(layers_read, 1, "{path:?}");
+        let (twin, layers_read) = read(1..4);
+        assert_eq!(layers_read, 0, "{path:?}");
+        assert_eq!(file.loaded_bytes(), shard.memory().weight_bytes, "{path:?}");
+        let found = KeptLayer::find(&file, 1, &options);
+        assert!(found.is_some(), "{path:?}");
+        drop((shard, twin, found));
+        assert_eq!(file.loaded_bytes(), bytes, "what is kept stays: {path:?}");
+        drop(kept);
+        assert_eq!(file.loaded_bytes(), 0, "{path:?}");
+    }
+    assert!(KeptLayer::load(&file, 4, &options(ComputePath::Auto)).is_err());
 }
 
 #[test]
