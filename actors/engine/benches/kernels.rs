@@ -1,5 +1,7 @@
 //! The kernels against the machine: bytes of weights per second for one row,
-//! beside plain reading of as many bytes; multiplications per second for 64.
+//! beside plain reading of as many bytes; multiplications per second for 64,
+//! beside integer dot products and fused multiplications in registers. The
+//! ceilings are printed whichever part is run.
 //!
 //! `cargo bench -p cairn-engine -- one-row/Q4_1` runs a part.
 #![expect(clippy::print_stdout, reason = "a bench talks to a person")]
@@ -45,8 +47,11 @@ fn reading(criterion: &mut Criterion) {
         let pool = Pool::new(threads);
         let best = probe::read_bytes_per_second(&pool, MATRIX_BYTES).expect("memory");
         println!(
-            "read/{threads}: best {:.1} GB/s over {MATRIX_BYTES} bytes",
-            best / 1e9
+            "ceilings/{threads}: reading {:.1} GB/s over {MATRIX_BYTES} bytes, dots {:.0} and \
+             fused multiplications {:.0} of 10^9/s",
+            best / 1e9,
+            probe::dots_per_second(&pool) / 1e9,
+            probe::fmas_per_second(&pool) / 1e9,
         );
         // The probe times itself; what criterion sees is the whole of it.
         group.bench_function(BenchmarkId::from_parameter(threads), |bencher| {
@@ -154,20 +159,22 @@ fn attending(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn norms(criterion: &mut Criterion) {
+/// What lies between two products.
+fn between(criterion: &mut Criterion) {
     let cols = 2048;
-    let mut group = criterion.benchmark_group("norm-and-quantize");
+    let mut group = criterion.benchmark_group("rows");
     for rows in [1, ROWS] {
         let (x, weight) = (vec![0.5; rows * cols], vec![1.0; cols]);
         group.throughput(Throughput::Bytes((rows * cols * size_of::<f32>()) as u64));
         for threads in threads() {
             let pool = Pool::new(threads);
             let mut out = QuantizedRows::new(rows, cols);
-            group.bench_function(BenchmarkId::new(rows.to_string(), threads), |bencher| {
-                bencher.iter(|| {
-                    rms_norm_rows(&pool, &x, &weight, 1e-5, &mut out);
-                    out.quantize(&pool);
-                });
+            let id = |what: &str| BenchmarkId::new(format!("{what}/{rows}"), threads);
+            group.bench_function(id("norm"), |bencher| {
+                bencher.iter(|| rms_norm_rows(&pool, &x, &weight, 1e-5, &mut out));
+            });
+            group.bench_function(id("quantise"), |bencher| {
+                bencher.iter(|| out.quantize(&pool));
             });
         }
     }
@@ -180,6 +187,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_millis(1000));
-    targets = reading, one_row, many_rows, attending, norms
+    targets = reading, one_row, many_rows, attending, between
 }
 criterion_main!(kernels);

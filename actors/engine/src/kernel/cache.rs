@@ -216,6 +216,11 @@ impl KvLayer {
         self.shape.padded_dim()
     }
 
+    /// Numbers from a head's keys in one block to its keys in the next.
+    pub(super) fn block_stride(&self) -> usize {
+        self.shape.block_len()
+    }
+
     /// The keys `(padded_dim, 16)` and values `(16, padded_dim)` of a head in
     /// a block. Positions that were never written are zero.
     ///

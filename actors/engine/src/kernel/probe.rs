@@ -10,12 +10,12 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::arena::Slab;
-use super::format::Format;
+use super::format::{BLOCK, Format};
 use super::pack::Packed;
 use super::pool::Pool;
 use super::rows::QuantizedRows;
 use super::share::Disjoint;
-use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::simd::{Isa, Kernel, Simd, dispatch, unrolled};
 
 /// Larger than the last-level cache of most devices, and small enough to fill
 /// and read within the time that a node gives to measuring itself.
@@ -75,6 +75,106 @@ pub fn read_bytes_per_second(pool: &Pool, bytes: usize) -> io::Result<f64> {
         });
     });
     Ok(bytes as f64 / seconds)
+}
+
+/// Multiplications per second of the integer dot products that quantised weights are multiplied
+/// with, weights in registers and inputs in the first cache: the ceiling of their products.
+#[must_use]
+pub fn dots_per_second(pool: &Pool) -> f64 {
+    let isa = Isa::detect();
+    let inputs: Vec<i8> = (0..8 * BLOCK).map(|i| (i % 5) as i8).collect();
+    let seconds = fastest(|| {
+        pool.run(&|_, _| {
+            // SAFETY: the detected set is available.
+            black_box(unsafe { dispatch(isa, Dots(black_box(&inputs))) });
+        });
+    });
+    let rows = if isa.lanes() == 16 { 8 } else { 4 };
+    (pool.threads() * REPEATS * rows * BLOCK * isa.lanes()) as f64 / seconds
+}
+
+/// Fused multiplications and additions of 32-bit floats per second, in registers: the ceiling of
+/// attention and of float weights.
+#[must_use]
+pub fn fmas_per_second(pool: &Pool) -> f64 {
+    let isa = Isa::detect();
+    let seconds = fastest(|| {
+        pool.run(&|_, _| {
+            // SAFETY: the detected set is available.
+            black_box(unsafe { dispatch(isa, Fmas(black_box(0.5))) });
+        });
+    });
+    (pool.threads() * REPEATS * 8 * isa.lanes()) as f64 / seconds
+}
+
+/// Sums that a [`Dots`] or [`Fmas`] goes through; some tens of microseconds.
+const REPEATS: usize = 20_000;
+
+/// Dot products of 8 blocks of inputs with one of weights, over and over.
+struct Dots<'a>(&'a [i8]);
+
+impl Kernel for Dots<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> f32 {
+        // SAFETY: `run`'s contract.
+        unsafe {
+            if S::TILE >= 8 {
+                self.over::<S, 8>()
+            } else {
+                self.over::<S, 4>()
+            }
+        }
+    }
+}
+
+impl Dots<'_> {
+    #[inline(always)]
+    unsafe fn over<S: Simd, const M: usize>(&self) -> f32 {
+        assert!(self.0.len() >= 8 * BLOCK);
+        let bytes = black_box([3u8; 64]);
+        let mut lanes = [0.0; 16];
+        // SAFETY: the caller's contract; a vector is of 64 bytes at most.
+        unsafe {
+            let weights = [S::bytes(bytes.as_ptr()); 8];
+            let mut inputs = [self.0.as_ptr(); M];
+            unrolled!(M, m => inputs[m] = self.0.as_ptr().add(m * BLOCK));
+            let mut most = [S::splat(0.0); M];
+            for repeat in 0..REPEATS {
+                // Another beginning each time, or the sums would be made once.
+                let sums = S::dot::<4, 0, 8, M>(&weights, inputs, [repeat as i32; M]);
+                unrolled!(M, m => most[m] = S::max(most[m], S::from_bits(sums[m])));
+            }
+            unrolled!(M, m => most[0] = S::add(most[0], most[m]));
+            S::store(lanes.as_mut_ptr(), most[0]);
+        }
+        lanes[0]
+    }
+}
+
+/// Sums in eight independent chains.
+struct Fmas(f32);
+
+impl Kernel for Fmas {
+    type Output = f32;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> f32 {
+        let mut lanes = [0.0; 16];
+        // SAFETY: `run`'s contract.
+        unsafe {
+            let factor = S::splat(self.0);
+            let mut sums = [S::splat(0.0); 8];
+            unrolled!(8, m => sums[m] = S::splat(m as f32));
+            for _ in 0..REPEATS {
+                unrolled!(8, m => sums[m] = S::fma(sums[m], factor, factor));
+            }
+            unrolled!(8, m => sums[0] = S::add(sums[0], sums[m]));
+            S::store(lanes.as_mut_ptr(), sums[0]);
+        }
+        lanes[0]
+    }
 }
 
 /// Reads every byte once, in eight independent streams of sums.
@@ -142,7 +242,8 @@ mod tests {
         let decode = decode_bytes_per_second(&pool, Format::Q4_1).expect("memory");
         let prefill = prefill_macs_per_second(&pool).expect("memory");
         let read = read_bytes_per_second(&pool, 8 << 20).expect("memory");
-        for speed in [decode, prefill, read] {
+        let (dots, fmas) = (dots_per_second(&pool), fmas_per_second(&pool));
+        for speed in [decode, prefill, read, dots, fmas] {
             assert!((1e6..1e14).contains(&speed), "{speed}");
         }
     }

@@ -203,6 +203,8 @@ pub(super) trait Simd: Copy {
 
     /// Asks for a cache line; the address need not be valid.
     unsafe fn prefetch(at: *const u8);
+    /// Asks for a cache line, but only into the second-level cache.
+    unsafe fn prefetch_far(at: *const u8);
     unsafe fn bytes(from: *const u8) -> Self::B;
     unsafe fn and(a: Self::B, mask: u8) -> Self::B;
     unsafe fn or(a: Self::B, b: Self::B) -> Self::B;

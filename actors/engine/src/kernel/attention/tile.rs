@@ -185,7 +185,9 @@ impl SegmentTile<'_, '_> {
             .block(self.first_position / POSITIONS + block, self.kv_head)
     }
 
-    /// Scores of the given blocks, two vectors of positions at a time.
+    /// Scores of the given blocks, two vectors of positions at a time. Meanwhile it asks for the
+    /// keys that come next, and for the values of these positions: both lie in runs of a head of
+    /// a block, too short for the CPU's own prefetcher to be of use.
     #[inline(always)]
     unsafe fn score_blocks<S: Simd, E: Element, const M: usize>(&mut self, blocks: Range<usize>) {
         let step = (2 * S::LANES).div_ceil(POSITIONS);
@@ -218,12 +220,18 @@ impl SegmentTile<'_, '_> {
         scores: *mut f32,
     ) {
         let dim = self.part.padded_dim;
-        // SAFETY: the caller's.
+        let next = self.cache.block_stride() * (V * S::LANES).div_ceil(POSITIONS);
+        // SAFETY: the caller's; any address may be asked for.
         unsafe {
             let mut sums = [[S::splat(0.0); V]; M];
             for component in 0..self.cache.head_dim() {
                 let mut key = [S::splat(0.0); V];
-                unrolled!(V, v => key[v] = E::load::<S>(keys[v].add(component * POSITIONS)));
+                unrolled!(V, v => {
+                    let at = keys[v].wrapping_add(component * POSITIONS);
+                    S::prefetch(at.wrapping_add(next).cast());
+                    S::prefetch_far(at.wrapping_add(POSITIONS * dim).cast());
+                    key[v] = E::load::<S>(at);
+                });
                 unrolled!(M, m => {
                     let query = S::splat(*self.queries.as_ptr().add(m * dim + component));
                     unrolled!(V, v => sums[m][v] = S::fma(query, key[v], sums[m][v]));
@@ -312,7 +320,8 @@ impl SegmentTile<'_, '_> {
         component: usize,
     ) {
         let dim = self.part.padded_dim;
-        // SAFETY: the caller's.
+        let next = self.cache.block_stride();
+        // SAFETY: the caller's; any address may be asked for.
         unsafe {
             let mut sums = [[S::splat(0.0); V]; M];
             for block in blocks {
@@ -321,7 +330,11 @@ impl SegmentTile<'_, '_> {
                 for position in 0..POSITIONS {
                     let values = values.add(position * dim);
                     let mut value = [S::splat(0.0); V];
-                    unrolled!(V, v => value[v] = E::load::<S>(values.add(v * S::LANES)));
+                    unrolled!(V, v => {
+                        let at = values.add(v * S::LANES);
+                        S::prefetch(at.wrapping_add(next).cast());
+                        value[v] = E::load::<S>(at);
+                    });
                     unrolled!(M, m => {
                         let weight = S::splat(*weights.add(m * SEGMENT + position));
                         unrolled!(V, v => sums[m][v] = S::fma(weight, value[v], sums[m][v]));

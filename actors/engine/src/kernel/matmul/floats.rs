@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use super::tile::{AHEAD, Tile};
+use super::tile::{Ahead, Tile};
 use crate::kernel::simd::{Simd, unrolled};
 
 /// How a lane's weights of one input are read.
@@ -68,13 +68,10 @@ impl<W: Float> Tile for FloatTile<W> {
             // Even and odd inputs apart, or one row would wait for each sum.
             let mut even = [S::splat(0.0); M];
             let mut odd = [S::splat(0.0); M];
+            let mut ahead = Ahead::of(weights);
             let mut col = 0;
             while col < len {
-                let mut line = 0;
-                while line < 2 * W::BYTES * S::LANES {
-                    S::prefetch(weights.wrapping_add(col * W::BYTES * S::LANES + AHEAD + line));
-                    line += 64;
-                }
+                ahead.advance::<S>(2 * W::BYTES * S::LANES);
                 let weight = W::load::<S>(weights.add(col * W::BYTES * S::LANES));
                 unrolled!(M, m => {
                     let input = S::splat(*inputs.add(m * len + col));

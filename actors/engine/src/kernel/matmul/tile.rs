@@ -8,10 +8,45 @@ use crate::kernel::rows::Block;
 use crate::kernel::simd::{Simd, unrolled};
 use crate::kernel::weights::Weights;
 
-/// How far ahead of their use weights are asked for: a batch of a few rows waits
-/// for memory like a single one, and for many rows the asking costs little. The
-/// CPU's own prefetcher stops at each page.
-pub(super) const AHEAD: usize = 4096;
+/// How far ahead of their use weights are asked for, into the first-level cache and into the
+/// second. In two steps, because the first has a dozen lines under way at most and the second
+/// several times as many. The CPU's own prefetcher stops at each page. A batch of a few rows
+/// waits for memory like a single one, and for many rows the asking costs little.
+const NEAR_BYTES: usize = 4096;
+const FAR_BYTES: usize = 8192;
+
+/// Asks for a strip's bytes, scales and quants alike, at the pace of their use.
+pub(super) struct Ahead {
+    next: *const u8,
+    end: *const u8,
+}
+
+impl Ahead {
+    #[inline(always)]
+    pub(super) fn of(strip: *const u8) -> Self {
+        Self {
+            next: strip,
+            end: strip,
+        }
+    }
+
+    /// While the strip's next `bytes` are used.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    #[inline(always)]
+    pub(super) unsafe fn advance<S: Simd>(&mut self, bytes: usize) {
+        self.end = self.end.wrapping_add(bytes);
+        while self.next < self.end {
+            // SAFETY: any address may be asked for.
+            unsafe {
+                S::prefetch(self.next.wrapping_add(NEAR_BYTES));
+                S::prefetch_far(self.next.wrapping_add(FAR_BYTES));
+            }
+            self.next = self.next.wrapping_add(64);
+        }
+    }
+}
 
 /// A strip times `M` rows.
 pub(super) trait Tile {
@@ -50,14 +85,11 @@ impl<W: Weights> Tile for QuantTile<W> {
             let mut rows = [inputs; M];
             unrolled!(M, m => rows[m] = inputs.wrapping_add(m.wrapping_mul(len)));
             let end = inputs.add(len);
+            let mut ahead = Ahead::of(scales);
             while rows[0] < end {
                 for within in 0..W::UNIT {
-                    let ahead = quants.wrapping_add(AHEAD);
-                    let mut line = 0;
-                    while line < W::QUANT_BYTES * S::LANES {
-                        S::prefetch(ahead.wrapping_add(line));
-                        line += 64;
-                    }
+                    let scale_bytes = W::SCALE_BYTES * S::LANES / W::UNIT;
+                    ahead.advance::<S>(W::QUANT_BYTES * S::LANES + scale_bytes);
                     let weights = W::unpack::<S>(quants);
                     let scale = W::scale::<S>(scales, within);
                     W::add::<S, M>(&mut sums, &weights, scale, rows);
