@@ -31,8 +31,7 @@ impl Pings {
     pub(crate) fn due(&mut self, peer: NodeId) -> Option<Ping> {
         let at = Instant::now();
         let last = self.neighbours.get(&peer);
-        let too_soon =
-            |last: &Asked| last.number >= FILLED && at.duration_since(last.at) < EVERY;
+        let too_soon = |last: &Asked| last.number >= FILLED && at.duration_since(last.at) < EVERY;
         if last.is_some_and(too_soon) {
             return None;
         }

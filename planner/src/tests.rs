@@ -140,7 +140,10 @@ fn forecasts_are_sums_and_slowest_stages() {
     // Two groups of streams: the first stage streams its weights twice a turn, 800 ms. One
     // group of four rows waits for both stages, and for four rows to cross, and needs less.
     assert_eq!(forecast.groups, 1);
-    assert_eq!(forecast.many_tpot_micros, 600_000 + 5_000 + 1_000 + 4_000 + 1_000);
+    assert_eq!(
+        forecast.many_tpot_micros,
+        600_000 + 5_000 + 1_000 + 4_000 + 1_000
+    );
     assert!((forecast.many_tokens_per_second - 4e6 / 611_000.0).abs() < 1e-6);
     assert!((plan.balance - 302.5 / 400.0).abs() < 1e-9);
     // 512 rows in two chunks; 400 and 800 G multiply-accumulates per second.

@@ -160,7 +160,9 @@ fn top(logits: &[f32]) -> f32 {
         }
     }
     let rest = chunks.remainder().iter();
-    rest.chain(&lanes).copied().fold(f32::NEG_INFINITY, f32::max)
+    rest.chain(&lanes)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max)
 }
 
 fn draw(logits: &[f32], params: &SamplerParams, position: u32) -> u32 {
