@@ -286,6 +286,12 @@ impl ShardMachine {
     }
 
     fn rows_arrived(&mut self, now: Tick, from: NodeId, frame: RowsFrame) {
+        if !self.view.nodes.contains(&from) {
+            // It does not know yet that this node leaves, or that their link is closed. It soon
+            // will, and names the lost node itself: an answer would blame the rows.
+            self.counters.refused += 1;
+            return;
+        }
         let (plan, index) = (frame.plan(), frame.stage());
         let mut offset = 0;
         for span in frame.spans() {

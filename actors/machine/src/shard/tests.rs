@@ -283,6 +283,21 @@ fn only_the_stage_before_and_the_driver_may_send() {
 }
 
 #[test]
+fn a_node_that_leaves_says_nothing_of_rows_that_still_come() {
+    let mut rig = Rig::new(1);
+    rig.open(1, 1, 1);
+    rig.rows(1, 1, &[span(1, 0, 4, Ask::Nothing)]);
+    rig.feed(Input::Members(View {
+        nodes: [node(2)].into(),
+        ..View::default()
+    }));
+    rig.sent.clear();
+    rig.rows(1, 1, &[span(1, 4, 1, Ask::Token)]);
+    assert!(rig.sent.is_empty(), "{:?}", rig.sent);
+    assert_eq!(rig.machine.counters().refused, 1);
+}
+
+#[test]
 fn frames_of_unknown_plans_are_counted_and_dropped() {
     let mut rig = Rig::new(1);
     let frame = DataFrame::Close(Close {
