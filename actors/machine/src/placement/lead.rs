@@ -3,17 +3,18 @@
 //! What it announces goes to every member and to this node's own follower half,
 //! which alone holds plans.
 
+mod judge;
+mod question;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cairn_planner::{Request, Strategy};
 use cairn_wire::control::{Abandon, Capability, Control, Plan, Standing};
 use cairn_wire::id::{NodeId, PlanId, Term};
 
 use super::request::Corrections;
-use super::takeover::takeover;
-use super::watch::{Judgement, Watch, follows_speed};
-use super::{Config, ModelFacts, Note, Output, candidates, to_request, to_wire};
+use super::watch::Watch;
+use super::{Config, ModelFacts, Note, Output, to_wire};
 use crate::Tick;
 use crate::view::View;
 
@@ -25,9 +26,6 @@ const REPEAT_MILLIS: u64 = 2_000;
 const RETRY_MILLIS: u64 = 5_000;
 /// A node that failed to load is left out of plans for so long.
 const EXCLUDE_MILLIS: u64 = 60_000;
-
-/// A stage that takes longer than so many thousandths of its forecast is named as slow.
-const SLOW_PERMILLE: u64 = 1_100;
 
 /// Why a node is left out, until when.
 #[derive(Clone, Debug)]
@@ -419,161 +417,6 @@ impl Leader {
         self.consider(now, view);
     }
 
-    /// Whether there is a plan in force that may be replaced by a better one.
-    fn is_watching(&self) -> bool {
-        let at_rest = matches!(self.making, Making::Rest);
-        let serves = self.in_force.is_some() && self.facts.is_some() && self.made_for.is_some();
-        at_rest && serves && follows_speed(&self.config.strategy)
-    }
-
-    /// Asks whether another plan would be better than the one in force.
-    fn ask(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
-        let Some(plan) = self.in_force.clone().filter(|_| self.is_watching()) else {
-            return;
-        };
-        let basis = self.basis(view);
-        if self.made_for.as_ref() == Some(&basis) {
-            let request = self.request(now, view, &basis);
-            let question = self.watch.ask(now, &plan, request);
-            outputs.push_back(Output::Judge(Box::new(question)));
-        }
-    }
-
-    /// Moves layers if that was found to be better, and nothing has changed meanwhile.
-    pub(super) fn judged(
-        &mut self,
-        now: Tick,
-        view: &View,
-        number: u64,
-        result: Result<Box<Judgement>, String>,
-        outputs: &mut VecDeque<Output>,
-    ) {
-        let Some(judged) = self.watch.answered(now, number) else {
-            return;
-        };
-        let Judgement { better, history } = match result {
-            Ok(judgement) => *judgement,
-            Err(cause) => {
-                if self.unjudged.as_ref() != Some(&cause) {
-                    self.unjudged = Some(cause.clone());
-                    outputs.push_back(Output::Note(Note::NotJudged { cause }));
-                }
-                return;
-            }
-        };
-        self.unjudged = None;
-        self.watch.history = history;
-        let Some(plan) = self.in_force.clone().filter(|plan| plan.id == judged) else {
-            return;
-        };
-        let basis = self.basis(view);
-        let is_current = self.is_watching() && self.made_for.as_ref() == Some(&basis);
-        if let Some((candidate, gain_permille)) = better.filter(|_| is_current) {
-            let why = self.account(&plan, &candidate, gain_permille);
-            outputs.push_back(Output::Note(Note::Replanning { why }));
-            self.propose(now, view, basis, &candidate, outputs);
-        }
-    }
-
-    /// Which node is how much slower than forecast, which layers move, and what that gains.
-    fn account(&self, old: &Plan, candidate: &cairn_planner::Plan, gain_permille: u64) -> String {
-        let share = |permille: u64| format!("{}.{}", permille / 1000, permille % 1000 / 100);
-        let mut parts = Vec::new();
-        for (id, known) in self.watch.history.known() {
-            let node = NodeId(id.0);
-            let permille = known.drift.permille();
-            if old.stages.iter().any(|stage| stage.node == node) && permille > SLOW_PERMILLE {
-                let (name, times) = (self.name(node), share(permille));
-                parts.push(format!("{name} takes {times} times as long as forecast"));
-            }
-        }
-        let mut nodes: Vec<NodeId> = old.stages.iter().map(|stage| stage.node).collect();
-        nodes.extend(candidate.stages.iter().map(|stage| NodeId(stage.device.0)));
-        nodes.sort();
-        nodes.dedup();
-        for node in nodes {
-            let before = old.stages.iter().find(|stage| stage.node == node);
-            let before = before.map_or(0..0, |stage| stage.first..stage.end);
-            let mut stages = candidate.stages.iter();
-            let after = stages.find(|stage| stage.device.0 == node.0);
-            let after = after.map_or(0..0, |stage| stage.layers.clone());
-            if before != after {
-                let words = |range: std::ops::Range<u32>| match range.is_empty() {
-                    true => "none".to_owned(),
-                    false => format!("{}..{}", range.start, range.end),
-                };
-                let (name, before, after) = (self.name(node), words(before), words(after));
-                parts.push(format!("{name} goes from layers {before} to {after}"));
-            }
-        }
-        let percent = gain_permille / 10;
-        parts.push(format!("{percent} % less time per token expected"));
-        parts.join("; ")
-    }
-
-    /// The planner's question for the present members, by their own figures and measured links.
-    fn request(&self, now: Tick, view: &View, basis: &Basis) -> Request {
-        let facts = self.facts.as_ref().expect("there is a description");
-        let members = self
-            .capabilities
-            .iter()
-            .filter(|(node, _)| basis.nodes.contains(node) && view.nodes.contains(node));
-        let mut request = to_request(&self.config, facts, members);
-        request.links = self.watch.links(now, &request);
-        request
-    }
-
-    fn begin(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
-        let basis = self.basis(view);
-        let known = self.facts.as_ref().map(|facts| &facts.model.name);
-        if known == Some(&basis.model) {
-            self.solve(now, view, basis, outputs);
-        } else {
-            let name = basis.model.clone();
-            outputs.push_back(Output::Describe { name });
-            self.making = Making::Describe { basis };
-        }
-    }
-
-    fn solve(&mut self, now: Tick, view: &View, basis: Basis, outputs: &mut VecDeque<Output>) {
-        let mut request = self.corrected(now, view, &basis);
-        let mut kind = Kind::Usual;
-        if let Some(plan) = self.in_force.as_ref()
-            && plan.model.name == basis.model
-            && let Some(lost) = view.missing_owner(plan)
-            && let Some(split) = takeover(plan, view, basis.nodes.iter().copied(), &self.standing)
-        {
-            outputs.push_back(Output::Note(Note::TakingOver { lost }));
-            request.strategy = Strategy::Custom(split);
-            kind = Kind::Takeover;
-        }
-        self.order_plan(basis, kind, request, outputs);
-    }
-
-    fn order_plan(
-        &mut self,
-        basis: Basis,
-        kind: Kind,
-        request: Request,
-        outputs: &mut VecDeque<Output>,
-    ) {
-        self.question += 1;
-        let (question, request) = (self.question, Box::new(request));
-        outputs.push_back(Output::Solve { question, request });
-        let basis = Basis { kind, ..basis };
-        self.making = Making::Solve { basis, question };
-    }
-
-    /// The question with what was seen of the devices.
-    fn corrected(&self, now: Tick, view: &View, basis: &Basis) -> Request {
-        let told = self.request(now, view, basis);
-        // A device that was seen to be slow is slow for whoever joins, too.
-        match follows_speed(&self.config.strategy) {
-            true => self.watch.history.correct(&told),
-            false => told,
-        }
-    }
-
     fn propose(
         &mut self,
         now: Tick,
@@ -678,22 +521,6 @@ impl Leader {
             outputs.push_back(Output::Send { to: *to, message });
         }
         self.to_self.push_back(announcement);
-    }
-
-    fn basis(&self, view: &View) -> Basis {
-        Basis {
-            nodes: candidates(self.config.me, view, &self.capabilities, &self.excluded),
-            model: self.model(view),
-            kind: Kind::Usual,
-        }
-    }
-
-    /// This node's wish, else the wish of the first member that has one, else the default.
-    fn model(&self, view: &View) -> String {
-        let wish = |node: &NodeId| self.capabilities.get(node)?.wish.clone();
-        wish(&self.config.me)
-            .or_else(|| view.nodes.iter().find_map(wish))
-            .unwrap_or_else(|| self.config.default_model.clone())
     }
 
     fn name(&self, node: NodeId) -> String {
