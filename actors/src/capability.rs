@@ -80,7 +80,7 @@ impl CapabilityRole {
         };
         let stages = plan.stages.iter().zip(&plan.explain.stages);
         let mine = stages.filter(|(stage, _)| stage.node == self.wiring.me);
-        let share = u64::from(Limits::read().share_permille(self.offer.measurer.threads));
+        let share = u64::from(Limits::read().share_permille(self.offer.measurer.options.threads));
         for (_, forecast) in mine {
             let observed = Observed {
                 forecast_micros: forecast.decode_micros.saturating_mul(share) / 1000,
@@ -153,7 +153,7 @@ impl Offer {
 
     fn capability(&self, sample: Option<&Path>, trust: Trust) -> (Capability, Calm) {
         let limits = Limits::read();
-        let threads = self.measurer.threads;
+        let threads = self.measurer.options.threads;
         let found = self.measurer.speeds(sample, trust);
         if found.is_none() {
             tracing::warn!("cannot measure this device; it counts as slow");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use cairn_engine::{ShardOptions, Threads};
 use cairn_machine::member;
 use cairn_machine::pipeline::RequestId;
 use cairn_net::{Identity, Interfaces, Mdns, Secret};
@@ -317,7 +318,13 @@ fn offer(config: &Config) -> Offer {
         measurer: Measurer {
             build: config.build.clone(),
             cache_dir: config.cache_dir.clone(),
-            threads: config.threads,
+            options: ShardOptions {
+                // Asked before any thread of this process is bound.
+                binding: Threads::for_count(config.threads),
+                device: config.device,
+                // Each plan brings its own context.
+                ..ShardOptions::new(0, config.threads)
+            },
         },
     }
 }

@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cairn_engine::{ShardOptions, Threads};
 use cairn_machine::capability::CapabilityMachine;
 use cairn_machine::member::{Config as MemberConfig, Membership, Timing};
 use cairn_machine::pipeline::PipelineMachine;
@@ -74,9 +73,8 @@ pub(crate) async fn start(
     let (root, _) = Actor::spawn(Some(format!("{me}/root")), root, ())
         .await
         .map_err(|error| failed("root", error.to_string()))?;
-    // Asked before any thread of this process is bound.
-    let binding = Threads::for_count(config.threads);
-    let worker = Worker::start(Arc::clone(wiring), binding)
+    let options = offer.measurer.options.clone();
+    let worker = Worker::start(Arc::clone(wiring), options.binding)
         .map_err(|error| failed("engine thread", error.to_string()))?;
 
     let role = DiscoveryRole::new(Arc::clone(wiring), config.data_dir.clone());
@@ -105,12 +103,6 @@ pub(crate) async fn start(
     });
     let planner = spawn(&root, "planner", role, machine, clock).await?;
 
-    let options = ShardOptions {
-        binding,
-        device: config.device,
-        // Each plan brings its own context.
-        ..ShardOptions::new(0, config.threads)
-    };
     let role = ShardRole::new(Arc::clone(wiring), worker, options);
     let shard = spawn(&root, "shard", role, ShardMachine::default(), clock).await?;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cairn_engine::kernel::Isa;
 use cairn_engine::probe::{self, Speeds, Workload};
-use cairn_engine::{EngineError, ModelFile, ShardOptions, Threads};
+use cairn_engine::{Device, EngineError, ModelFile, ShardOptions};
 
 use super::kept;
 use super::limits::Limits;
@@ -41,8 +41,8 @@ pub(crate) struct Measurer {
     pub(crate) build: String,
     /// Speeds are kept under it.
     pub(crate) cache_dir: PathBuf,
-    /// Engine threads.
-    pub(crate) threads: usize,
+    /// How the node will run stages: what computes, and with how many threads.
+    pub(crate) options: ShardOptions,
 }
 
 /// What was found, and whether it may be believed.
@@ -91,7 +91,7 @@ impl Measurer {
             return Some(found);
         }
         // Who is stopped most of the time would need a minute to run a model's layers.
-        let share = Limits::read().share_permille(self.threads);
+        let share = Limits::read().share_permille(self.options.threads);
         let file = file.filter(|_| share >= SHARE_PERMILLE_MIN);
         let speeds = match self.once(file.as_ref()) {
             Ok(speeds) => speeds,
@@ -125,27 +125,25 @@ impl Measurer {
     fn once(&self, file: Option<&Arc<ModelFile>>) -> Result<Speeds, String> {
         match file {
             Some(file) => self.with_model(file).map_err(|error| error.to_string()),
-            None => probe::measure_without_model(self.threads).map_err(|error| error.to_string()),
+            None => probe::measure_without_model(self.options.threads)
+                .map_err(|error| error.to_string()),
         }
     }
 
     /// Whether timings agree and nobody else ran. Who may not run all the time is stopped
-    /// now and then by the system itself.
+    /// now and then by the system itself, and a thread that waits for a GPU does not run.
     fn found(&self, speeds: Speeds) -> Found {
-        let limited = Limits::read().share_permille(self.threads) < 1000;
+        let limited = Limits::read().share_permille(self.options.threads) < 1000;
+        let waits = limited || self.options.device != Device::Cpu;
         let calm = speeds.spread_permille <= SPREAD_PERMILLE_MAX
-            && (limited || speeds.busy_permille >= BUSY_PERMILLE_MIN);
+            && (waits || speeds.busy_permille >= BUSY_PERMILLE_MIN);
         Found { speeds, calm }
     }
 
     /// On a thread of its own, because it is bound to a core as the engine's is.
     fn with_model(&self, file: &Arc<ModelFile>) -> Result<Speeds, EngineError> {
-        let options = ShardOptions {
-            binding: Threads::for_count(self.threads),
-            ..ShardOptions::new(1, self.threads)
-        };
         std::thread::scope(|scope| {
-            let run = || probe::measure(file, &options, &workload());
+            let run = || probe::measure(file, &self.options, &workload());
             let thread = scope.spawn(run);
             thread
                 .join()
@@ -158,12 +156,13 @@ impl Measurer {
     fn key(&self, shape: &str) -> String {
         let limits = Limits::read();
         format!(
-            "{} | {} {} | {} cores | {} threads | {shape}",
+            "{} | {} {} {} | {} cores | {} threads | {shape}",
             self.build,
             processor(),
             Isa::detect().name(),
+            self.options.device,
             limits.cores,
-            self.threads,
+            self.options.threads,
         )
     }
 }
@@ -229,7 +228,7 @@ mod tests {
         let measurer = Measurer {
             build: "test".to_owned(),
             cache_dir: dir.path().to_owned(),
-            threads: 1,
+            options: ShardOptions::new(1, 1),
         };
         let kept = Speeds {
             wake_nanos: 1,
@@ -256,7 +255,7 @@ mod tests {
         let found = measurer.speeds(None, Trust::Kept).expect("speeds");
         assert_ne!(found.speeds, kept);
         let other = Measurer {
-            threads: 2,
+            options: ShardOptions::new(1, 2),
             ..measurer
         };
         let found = other.speeds(None, Trust::Kept).expect("speeds");
