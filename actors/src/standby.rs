@@ -1,12 +1,14 @@
 //! The layers that this node keeps for others: loaded when nobody waits for anything else.
 //!
-//! A thread that gives way to all others reads them one by one, never while a plan loads.
+//! A thread reads them one by one and rests between them, never while a plan loads. It has no lower
+//! priority: the system could then stop it for long while it holds the lock of the process's memory,
+//! for which the network's threads would wait.
 //! A plan that moves them into a stage of this node finds them in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use cairn_engine::kernel::stand_back;
 use cairn_engine::{KeptLayer, ShardOptions};
 use cairn_machine::placement;
 use cairn_machine::plan::{joined, standby_of};
@@ -16,6 +18,9 @@ use cairn_wire::limits::STANDING_MAX;
 use crate::library::chain;
 use crate::models::Wanted;
 use crate::wiring::Wiring;
+
+/// So many times as long as a layer took, the thread then leaves the processor to others.
+const RESTS: u32 = 4;
 
 /// A layer of a model, which is named by its file's hash.
 type Key = ([u8; 32], u32);
@@ -118,7 +123,6 @@ impl Standby {
     }
 
     fn load_missing(&self) {
-        stand_back();
         let mut state = self.lock();
         loop {
             let waited = self.at_rest.wait_while(state, |state| state.loads > 0);
@@ -128,7 +132,9 @@ impl Standby {
                 return;
             };
             drop(state);
+            let begun = Instant::now();
             let loaded = self.load(&plan, key.1);
+            std::thread::sleep(begun.elapsed() * RESTS);
             state = self.lock();
             match loaded {
                 Ok(layer) if state.wanted.contains(&key) => {

@@ -32,17 +32,6 @@ pub(super) fn allowed() -> Vec<usize> {
     Vec::new()
 }
 
-/// Lets the calling thread have only what others leave. A refusal costs only speed.
-pub(super) fn stand_back() {
-    #[cfg(target_os = "linux")]
-    {
-        /// The least urgent there is.
-        const NICE_MAX: i32 = 19;
-        // SAFETY: numbers only. On Linux it is about the calling thread, not the process.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE_MAX) };
-    }
-}
-
 /// Binds the calling thread to `core`. Speed is all that hangs on it, so a
 /// refusal is not reported.
 pub(super) fn pin(core: usize) {

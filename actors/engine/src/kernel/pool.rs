@@ -47,11 +47,6 @@ pub fn bind_caller() {
     }
 }
 
-/// Makes the calling thread give way to every other: for work that nobody waits for.
-pub fn stand_back() {
-    cores::stand_back();
-}
-
 /// How many cores the calling thread may be bound to; `None` where the system
 /// does not tell.
 #[must_use]
