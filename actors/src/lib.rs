@@ -20,11 +20,12 @@ mod root;
 mod route;
 mod shard;
 mod shell;
+mod stages;
 mod standby;
 mod status;
 mod stop;
+mod thread;
 mod wiring;
-mod worker;
 
 pub use api::{
     Answer, AnswerError, AnswerEvent, Config, Done, Finish, Message, Prompt, PromptText, Role,

@@ -73,9 +73,11 @@ impl Node {
         if let Some(sample) = &config.sample {
             wiring.sample_with(sample);
         }
-        let root = root::start(&config, &wiring, (boot, clock), &offer).await?;
+        let thread = cairn_net::Thread::start();
+        let thread = thread.map_err(|error| StartError::Net(error.to_string()))?;
+        let root = root::start(&config, &wiring, (boot, clock), &offer, thread.runtime()).await?;
         let relay = Relay::new(Arc::clone(&wiring), config.logs.clone());
-        if let Err(error) = open_net(&config, identity, boot, &wiring, &relay).await {
+        if let Err(error) = open_net(&config, (identity, boot), thread, &wiring, &relay).await {
             root.stop(None);
             return Err(error);
         }
@@ -262,8 +264,8 @@ fn open_book(wiring: &Wiring, plan: &Plan) -> Result<Arc<Book>, String> {
 /// Opens the network on a blocking thread: it waits until it listens.
 async fn open_net(
     config: &Config,
-    identity: Identity,
-    boot: BootId,
+    (identity, boot): (Identity, BootId),
+    thread: cairn_net::Thread,
     wiring: &Arc<Wiring>,
     relay: &Relay,
 ) -> Result<(), StartError> {
@@ -287,7 +289,8 @@ async fn open_net(
         relay: relay.clone(),
         runtime: Handle::current(),
     };
-    let start = move || cairn_net::start(net_config, Arc::new(move |event| router.route(event)));
+    let sink = Arc::new(move |event| router.route(event));
+    let start = move || cairn_net::start(thread, net_config, sink);
     let started = tokio::task::spawn_blocking(start)
         .await
         .map_err(|error| StartError::Net(error.to_string()))?;

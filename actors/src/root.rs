@@ -13,6 +13,7 @@ use cairn_machine::placement::{Config as PlacementConfig, PlacementMachine};
 use cairn_machine::shard::ShardMachine;
 use cairn_wire::id::BootId;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::runtime::Handle;
 
 use crate::api::{Config, StartError};
 use crate::capability::{CapabilityRole, Offer};
@@ -21,8 +22,8 @@ use crate::pipeline::PipelineRole;
 use crate::planner::PlannerRole;
 use crate::shard::ShardRole;
 use crate::shell::{Clock, Msg, Role, Shell, Start};
+use crate::thread;
 use crate::wiring::{Actors, Wiring};
-use crate::worker::Worker;
 
 /// The supervisor.
 pub(crate) struct Root {
@@ -58,12 +59,14 @@ impl Actor for Root {
     }
 }
 
-/// Starts the supervisor and its actors, and wires them to each other.
+/// Starts the supervisor and its actors, and wires them to each other. `near` is the
+/// network's runtime.
 pub(crate) async fn start(
     config: &Config,
     wiring: &Arc<Wiring>,
     (boot, clock): (BootId, Clock),
     offer: &Arc<Offer>,
+    near: &Handle,
 ) -> Result<ActorRef<()>, StartError> {
     let failed = |actor: &'static str, detail: String| StartError::Actor { actor, detail };
     let me = wiring.me;
@@ -73,9 +76,6 @@ pub(crate) async fn start(
     let (root, _) = Actor::spawn(Some(format!("{me}/root")), root, ())
         .await
         .map_err(|error| failed("root", error.to_string()))?;
-    let options = offer.measurer.options.clone();
-    let worker = Worker::start(Arc::clone(wiring), options.binding)
-        .map_err(|error| failed("engine thread", error.to_string()))?;
 
     let role = DiscoveryRole::new(Arc::clone(wiring), config.data_dir.clone());
     let machine = Membership::new(
@@ -103,12 +103,23 @@ pub(crate) async fn start(
     });
     let planner = spawn(&root, "planner", role, machine, clock).await?;
 
-    let role = ShardRole::new(Arc::clone(wiring), worker, options);
-    let shard = spawn(&root, "shard", role, ShardMachine::default(), clock).await?;
+    let options = offer.measurer.options.clone();
+    let binding = options.binding;
+    let role = ShardRole::new(Arc::clone(wiring), options);
+    let supervisor = root.clone();
+    let start = async move {
+        let machine = ShardMachine::default();
+        spawn(&supervisor, "shard", role, machine, clock).await
+    };
+    let shard = thread::own("shard", binding, start).await?;
 
+    let supervisor = root.clone();
     let role = PipelineRole::new(Arc::clone(wiring));
     let machine = PipelineMachine::new(me, boot);
-    let pipeline = spawn(&root, "pipeline", role, machine, clock).await?;
+    // Each token of an answer comes by the network's thread.
+    let start = async move { spawn(&supervisor, "pipeline", role, machine, clock).await };
+    let pipeline = near.spawn(start).await;
+    let pipeline = pipeline.map_err(|error| failed("pipeline", error.to_string()))??;
 
     wiring.connect(Actors {
         discovery,

@@ -1,71 +1,99 @@
-//! The `shard` actor: this node's stages. Loads layers, and hands passes to the engine's own thread.
+//! The `shard` actor: this node's stages. Loads layers, and computes passes.
+//!
+//! It has a thread of its own, for a pass may take seconds: frames wait in its mailbox
+//! meanwhile, and the rows in them go into the next pass together.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use cairn_engine::{LoadProgress, Shard, ShardOptions};
 use cairn_machine::placement;
-use cairn_machine::shard::{Input, Output, ShardMachine};
+use cairn_machine::shard::{Input, Output, Pass, ShardMachine};
 use cairn_wire::control::Plan;
 use cairn_wire::id::PlanId;
 
+use crate::gauges::PassStart;
 use crate::library::chain;
 use crate::models::Wanted;
 use crate::shell::Role;
+use crate::stages::{Opening, Stages};
 use crate::standby::Standby;
 use crate::wiring::Wiring;
-use crate::worker::{Job, Worker};
 
 /// Effects of a shard.
 pub(crate) struct ShardRole {
     wiring: Arc<Wiring>,
-    worker: Worker,
+    stages: Stages,
     standby: Arc<Standby>,
     /// Of every shard, but for its plan's context.
     options: ShardOptions,
 }
 
+/// What the actor tells itself.
+pub(crate) enum Other {
+    /// Layers were loaded beside it.
+    Loaded {
+        plan: PlanId,
+        shard: Result<Box<Shard>, String>,
+    },
+    /// A pass is due. It comes by the mailbox, so that whatever was there before it is dealt
+    /// with before the actor computes.
+    Compute(Pass),
+}
+
 impl ShardRole {
-    pub(crate) fn new(wiring: Arc<Wiring>, worker: Worker, options: ShardOptions) -> Self {
+    pub(crate) fn new(wiring: Arc<Wiring>, options: ShardOptions) -> Self {
         let standby = Standby::new(Arc::clone(&wiring), options.clone());
         Self {
             wiring,
-            worker,
+            stages: Stages::default(),
             standby: Arc::new(standby),
             options,
         }
     }
 
-    /// Loads beside the engine's thread, which goes on serving the plan in force.
+    /// Loads beside the actor, which goes on serving the plan in force.
     fn load(&self, plan: Arc<Plan>, stage: u16) {
         let wiring = Arc::clone(&self.wiring);
-        let worker = self.worker.clone();
         let options = self.options.clone();
         let begun = self.standby.begin_load(&plan, stage);
-        tokio::task::spawn_blocking(move || {
-            let loaded = load(&wiring, &plan, stage, |context| ShardOptions {
+        self.wiring.aside(move || {
+            let shard = load(&wiring, &plan, stage, |context| ShardOptions {
                 context,
                 ..options
             });
-            wiring
-                .gauges
-                .loading_permille
-                .store(1000, Ordering::Relaxed);
+            let gauges = &wiring.gauges;
+            gauges.loading_permille.store(1000, Ordering::Relaxed);
             drop(begun);
-            let result = loaded.map(|shard| {
-                let bytes = shard.memory().weight_bytes;
-                let plan = plan.id;
-                worker.order(Job::Install {
-                    plan,
-                    shard: Box::new(shard),
-                });
-                bytes
-            });
-            wiring.to_shard(Input::LayersLoaded {
-                plan: plan.id,
-                result,
-            });
+            let plan = plan.id;
+            let shard = shard.map(Box::new);
+            wiring.ask_shard(Other::Loaded { plan, shard });
         });
+    }
+
+    fn install(&mut self, plan: PlanId, shard: Result<Box<Shard>, String>) -> Input {
+        let result = shard.map(|shard| {
+            let bytes = shard.memory().weight_bytes;
+            self.stages.install(plan, shard);
+            bytes
+        });
+        Input::LayersLoaded { plan, result }
+    }
+
+    fn compute(&mut self, pass: &Pass) {
+        let start = PassStart::from(pass);
+        let started = Instant::now();
+        let result = self.stages.forward(pass);
+        self.wiring.gauges.forward(start, started.elapsed());
+        // By the mailbox too: the rows that came meanwhile shall be in the next pass.
+        let plan = pass.plan;
+        self.wiring.to_shard(Input::PassDone { plan, result });
+    }
+
+    fn tell_memory(&self) {
+        let kv_bytes = &self.wiring.gauges.kv_bytes;
+        kv_bytes.store(self.stages.kv_bytes(), Ordering::Relaxed);
     }
 
     fn loaded(&self, plan: PlanId, result: Result<u64, String>) {
@@ -79,12 +107,15 @@ impl ShardRole {
 
 impl Role for ShardRole {
     type Machine = ShardMachine;
-    type Other = std::convert::Infallible;
+    type Other = Other;
 
     fn perform(&mut self, order: Output) -> Option<Input> {
         match order {
             Output::LoadLayers { plan, stage } => self.load(plan, stage),
-            Output::DropLayers { plan } => self.worker.order(Job::Drop { plan }),
+            Output::DropLayers { plan } => {
+                self.stages.remove(plan);
+                self.wiring.gauges.dropped(plan);
+            }
             Output::KeepLayers { plan, standby } => self.standby.keep(plan, &standby),
             Output::StageLoaded { plan, result } => self.loaded(plan, result),
             Output::OpenSlot {
@@ -93,30 +124,39 @@ impl Role for ShardRole {
                 rows_max,
                 sampling,
                 prefix,
-            } => self.worker.order(Job::Open {
-                plan,
-                sequence,
-                rows_max,
-                sampling,
-                prefix,
-            }),
-            Output::RetainSlot { plan, sequence } => {
-                self.worker.order(Job::Retain { plan, sequence });
+            } => {
+                let opening = Opening {
+                    sequence,
+                    rows_max,
+                    sampling,
+                    prefix,
+                };
+                self.stages.open(plan, opening);
             }
-            Output::CloseSlot { plan, sequence } => {
-                self.worker.order(Job::Close { plan, sequence });
+            Output::RetainSlot { plan, sequence } => self.stages.retain(plan, sequence),
+            Output::CloseSlot { plan, sequence } => self.stages.close(plan, sequence),
+            Output::Forward(pass) => {
+                self.stages.rouse(pass.plan);
+                self.wiring.ask_shard(Other::Compute(pass));
+                return None;
             }
-            Output::Forward(pass) => self.worker.order(Job::Forward(pass)),
             Output::Send { to, frame } => {
                 let frame = self.wiring.send(to, frame)?;
                 return Some(Input::Unsent { to, frame });
             }
         }
+        self.tell_memory();
         None
     }
 
-    fn other(&mut self, _: &ShardMachine, other: std::convert::Infallible) -> Option<Input> {
-        match other {}
+    fn other(&mut self, _: &ShardMachine, other: Other) -> Option<Input> {
+        match other {
+            Other::Loaded { plan, shard } => Some(self.install(plan, shard)),
+            Other::Compute(pass) => {
+                self.compute(&pass);
+                None
+            }
+        }
     }
 
     fn settled(&mut self, machine: &ShardMachine) {

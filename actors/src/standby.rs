@@ -114,12 +114,9 @@ impl Standby {
         if state.works || state.missing().is_none() {
             return;
         }
+        state.works = true;
         let me = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("cairn-standby".to_owned());
-        match thread.spawn(move || me.load_missing()) {
-            Ok(_) => state.works = true,
-            Err(error) => tracing::warn!(%error, "no thread to load standby layers"),
-        }
+        self.wiring.aside(move || me.load_missing());
     }
 
     fn load_missing(&self) {

@@ -11,6 +11,7 @@ use cairn_wire::control::{Control, Plan};
 use cairn_wire::frame::DataFrame;
 use cairn_wire::id::NodeId;
 use ractor::ActorRef;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::capability::CapabilityRole;
@@ -19,7 +20,7 @@ use crate::gauges::Gauges;
 use crate::library::Library;
 use crate::pipeline::PipelineRole;
 use crate::planner::PlannerRole;
-use crate::shard::ShardRole;
+use crate::shard::{self as shard_actor, ShardRole};
 use crate::shell::{Guard, Msg, Role};
 
 /// Names kept; the nodes after that go by their ids.
@@ -30,6 +31,7 @@ pub(crate) struct Wiring {
     pub(crate) me: NodeId,
     pub(crate) library: Library,
     pub(crate) gauges: Gauges,
+    runtime: Handle,
     net: OnceLock<Net>,
     names: Mutex<BTreeMap<NodeId, String>>,
     /// The model file whose layers this node measures itself with.
@@ -50,11 +52,13 @@ pub(crate) struct Actors {
 }
 
 impl Wiring {
+    /// Must be called within the node's runtime.
     pub(crate) fn new(me: NodeId, name: &str, library: Library) -> Self {
         Self {
             me,
             library,
             gauges: Gauges::default(),
+            runtime: Handle::current(),
             net: OnceLock::new(),
             names: Mutex::new(BTreeMap::from([(me, name.to_owned())])),
             sample: Mutex::default(),
@@ -132,6 +136,21 @@ impl Wiring {
 
     pub(crate) fn to_pipeline(&self, fact: pipeline::Input) {
         self.cast(|actors| &actors.pipeline, fact, None);
+    }
+
+    pub(crate) fn ask_shard(&self, other: shard_actor::Other) {
+        if let Some(actors) = self.actors.get() {
+            drop(actors.shard.cast(Msg::Other(other, None)));
+        }
+    }
+
+    /// Lets a thread of the node's runtime do what takes long. The caller may be bound to a
+    /// core; a thread that it started itself would be bound to that core too.
+    pub(crate) fn aside(&self, work: impl FnOnce() + Send + 'static) {
+        self.runtime.spawn(async {
+            // It tells what came of it by itself.
+            tokio::task::spawn_blocking(work);
+        });
     }
 
     /// Hands a frame of the data plane to the actor that it is for.

@@ -4,8 +4,8 @@
 
 Starts one node and, as another cluster, N nodes, and asks both in turns over HTTP. In a round
 both are asked the same; in each round every prompt begins with words of its own, so that no start
-is shared with an earlier one, but for the second turn, which is to share. Prints medians as a table in markdown and, as the last line, everything as
-one JSON object.
+is shared with an earlier one, but for the second turn, which is to share. Prints medians as a
+table in markdown and, as the last line, everything as one JSON object.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import random
 import socket
 import statistics
 import subprocess
-import time
-import urllib.request
 from pathlib import Path
+
+import client
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Each is one token after a blank.
@@ -83,25 +83,7 @@ class Cluster:
 
     def ask(self, messages, tokens_max):
         """One answer: its text, and after how many seconds each of its tokens came."""
-        body = {"messages": messages, "max_tokens": tokens_max, "temperature": 0}
-        body |= {"stream": True, "logprobs": True}
-        request = urllib.request.Request(
-            f"{self.url}/v1/chat/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        text, came = "", []
-        begun = time.monotonic()
-        with urllib.request.urlopen(request) as answer:
-            for line in answer:
-                if not line.startswith(b"data: {"):
-                    continue
-                event = json.loads(line[len(b"data: ") :])
-                assert "error" not in event, event
-                if event["choices"] and event["choices"][0].get("logprobs"):
-                    came.append(time.monotonic() - begun)
-                    text += event["choices"][0]["delta"].get("content") or ""
-        return text, came
+        return client.ask(self.url, messages, tokens_max)
 
     def long_prompt(self, dice):
         """Seconds to the first token of a prompt of some 2,000 tokens."""

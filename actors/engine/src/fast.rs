@@ -117,6 +117,10 @@ impl Stack {
         self.head.as_deref()
     }
 
+    pub(crate) fn rouse(&self) {
+        self.pool.rouse();
+    }
+
     pub(crate) fn open(&mut self, slot: SlotId, capacity: usize) -> Result<(), EngineError> {
         let (kv_heads, head_dim) = (self.spec.kv_heads, self.spec.head_dim);
         let layers: Result<Vec<KvLayer>, _> = (0..self.blocks.len())

@@ -297,6 +297,12 @@ impl Shard {
         Ok(id)
     }
 
+    /// Wakes the threads that compute, for a batch that is about to come: preparing that
+    /// takes about as long.
+    pub fn rouse(&self) {
+        self.stack.rouse();
+    }
+
     /// Keeps the rows of a sequence for [`Shard::fork`]; it gets no more.
     pub fn retain(&mut self, slot: SlotId) {
         if let Some(slot) = self.slots.get_mut(&slot) {

@@ -33,6 +33,14 @@ impl Stack {
         })
     }
 
+    pub(crate) fn rouse(&self) {
+        match self {
+            Stack::Fast(stack) => stack.rouse(),
+            // Its threads are candle's.
+            Stack::Portable(_) => {}
+        }
+    }
+
     pub(crate) fn open(&mut self, slot: SlotId, capacity: usize) -> Result<(), EngineError> {
         match self {
             Stack::Fast(stack) => stack.open(slot, capacity),

@@ -248,7 +248,7 @@ impl PipelineMachine {
 
     fn sampled(&mut self, now: Tick, from: NodeId, sampled: Sampled) {
         // Sequences whose rows were computed together go on together: one frame, one pass.
-        let (mut spans, mut tokens) = (Vec::new(), Vec::new());
+        let (mut spans, mut tokens, mut told) = (Vec::new(), Vec::new(), Vec::new());
         let mut first = None;
         for token in sampled.tokens {
             let Some(sequence) = self.running.get_mut(&token.sequence) else {
@@ -261,9 +261,10 @@ impl PipelineMachine {
                 sequence.progress = now;
                 first = owner(plan, 0);
                 let (id, token, logprob) = (token.sequence, token.token, token.logprob);
-                if let Some(span) = self.take_token(now, id, token, logprob) {
+                if let Some((span, order)) = self.take_token(now, id, token, logprob) {
                     spans.push(span);
                     tokens.push(token);
+                    told.push(order);
                 }
             }
         }
@@ -271,10 +272,21 @@ impl PipelineMachine {
             let frame = token_rows(sampled.plan, spans, tokens);
             self.outbox.send(first, frame);
         }
+        // The stages are at work while the clients are told.
+        for order in told {
+            self.outbox.push(order);
+        }
     }
 
-    /// Takes a token of a sequence; the row that goes down the stages next, if it goes on.
-    fn take_token(&mut self, now: Tick, id: SequenceId, token: u32, logprob: f32) -> Option<Span> {
+    /// Takes a token of a sequence; if it goes on, the row that goes down the stages next and
+    /// what its client is told then.
+    fn take_token(
+        &mut self,
+        now: Tick,
+        id: SequenceId,
+        token: u32,
+        logprob: f32,
+    ) -> Option<(Span, Output)> {
         let sequence = self.running.get_mut(&id).expect("the caller found it");
         let Purpose::Answer(request) = sequence.purpose else {
             self.end_probe(id, Ok(()));
@@ -288,23 +300,25 @@ impl PipelineMachine {
         sequence.length += 1;
         sequence.fed.push(token);
         let full = sequence.length == sequence.length_max;
-        self.outbox.push(Output::Token {
+        let told = Output::Token {
             id: request,
             token,
             logprob,
-        });
+        };
         if full {
+            self.outbox.push(told);
             // The last token ends the answer instead of going down the stages.
             sequence.fed.pop();
             self.finish(now, id, request, Finish::Length);
             return None;
         }
-        Some(Span {
+        let span = Span {
             sequence: id,
             position,
             rows: 1,
             ask: Ask::Token,
-        })
+        };
+        Some((span, told))
     }
 
     fn finish(&mut self, now: Tick, id: SequenceId, request: RequestId, finish: Finish) {

@@ -22,6 +22,7 @@ mod speed;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod thread;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
@@ -43,6 +44,7 @@ pub use crate::credit::CreditGuard;
 pub use crate::event::{Cause, CloseCause, Event, Origin, Refusal, Refused, Returned};
 pub use crate::link::ControlGuard;
 pub use crate::shared::Sink;
+pub use crate::thread::Thread;
 
 /// Dials waiting for the thread. Full: the dial is dropped, as a failed one would be.
 const COMMANDS_MAX: usize = 1024;
@@ -63,18 +65,23 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
-/// Starts a host on a thread of its own and waits until it listens.
+/// Starts a host on its thread and waits until it listens.
 ///
 /// `sink` is called on that thread with every [`Event`] and must not wait; it may
 /// offer frames.
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn start(config: Config, sink: Sink) -> Result<Net, StartError> {
-    start_version(config, sink, PROTOCOL_VERSION)
+pub fn start(thread: Thread, config: Config, sink: Sink) -> Result<Net, StartError> {
+    start_version(thread, config, sink, PROTOCOL_VERSION)
 }
 
-fn start_version(config: Config, sink: Sink, version: u32) -> Result<Net, StartError> {
+fn start_version(
+    thread: Thread,
+    config: Config,
+    sink: Sink,
+    version: u32,
+) -> Result<Net, StartError> {
     let shared = Shared::new(config.identity.node(), sink);
     let credentials = Credentials {
         version,
@@ -83,12 +90,7 @@ fn start_version(config: Config, sink: Sink, version: u32) -> Result<Net, StartE
         software: config.version,
         secret: config.secret,
     };
-    let system = |what, source| StartError::System { what, source };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| system("a runtime", source))?;
-    let entered = runtime.enter();
+    let entered = thread.runtime().enter();
     let host = Host::new(
         Arc::clone(&shared),
         credentials,
@@ -102,20 +104,15 @@ fn start_version(config: Config, sink: Sink, version: u32) -> Result<Net, StartE
     let (stop, stopped) = oneshot::channel();
     let (listening, is_listening) = oneshot::channel();
     let (up, is_up) = std_mpsc::channel();
-    let thread = std::thread::Builder::new()
-        .name("cairn-net".to_owned())
-        .spawn(move || {
-            runtime.block_on(async {
-                let run = host.run(command_queue, stopped, listening);
-                let tell = async {
-                    drop(tokio::time::timeout(LISTENING_TIMEOUT, is_listening).await);
-                    // The caller waits for exactly this.
-                    up.send(()).ok();
-                };
-                tokio::join!(run, tell);
-            });
-        })
-        .map_err(|source| system("a thread", source))?;
+    let thread = thread.run(async move {
+        let run = host.run(command_queue, stopped, listening);
+        let tell = async {
+            drop(tokio::time::timeout(LISTENING_TIMEOUT, is_listening).await);
+            // The caller waits for exactly this.
+            up.send(()).ok();
+        };
+        tokio::join!(run, tell);
+    });
     // An error means that the thread has ended already, which dropping will tell.
     is_up.recv().ok();
     Ok(Net {

@@ -222,6 +222,16 @@ impl Pool {
         self.for_each(threads, &|_, index| part(index, threads));
     }
 
+    /// Wakes the workers for a job that is about to come: they look for it for as long as
+    /// after a job, and then sleep again.
+    pub fn rouse(&self) {
+        for (asleep, worker) in self.shared.asleep.iter().zip(&self.workers) {
+            if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+    }
+
     fn open(&self, count: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         let shared = &*self.shared;
         // SAFETY: only the lifetime is erased. `close` returns before `job`'s
@@ -240,11 +250,7 @@ impl Pool {
         let closed = gate.load(Ordering::Relaxed);
         debug_assert_eq!(closed % ONE_EPOCH, 0, "the last job was closed and left");
         gate.store(closed.wrapping_add(ONE_EPOCH) | OPEN, Ordering::SeqCst);
-        for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
-            if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
-                worker.thread().unpark();
-            }
-        }
+        self.rouse();
     }
 
     /// Shuts the gate and waits for the workers that are inside.
@@ -288,14 +294,14 @@ impl Shared {
                 let gate = self.gate.0.load(Ordering::SeqCst);
                 (gate & OPEN != 0 && gate / ONE_EPOCH != seen) || self.stop.load(Ordering::Relaxed)
             };
-            if !spin_until(ready) {
-                while {
-                    self.asleep[worker].store(true, Ordering::SeqCst);
-                    !ready()
-                } {
+            while !spin_until(&ready) {
+                let asleep = &self.asleep[worker];
+                asleep.store(true, Ordering::SeqCst);
+                // Whoever wakes it takes that back; a job opened before was not told of it.
+                while asleep.load(Ordering::SeqCst) && !ready() {
                     thread::park();
                 }
-                self.asleep[worker].store(false, Ordering::SeqCst);
+                asleep.store(false, Ordering::SeqCst);
             }
             if self.stop.load(Ordering::Relaxed) {
                 return;

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use cairn_net::{Config, CreditGuard, Event, Identity, Mdns, Net, Secret, start};
+use cairn_net::{Config, CreditGuard, Event, Identity, Mdns, Net, Secret, Thread, start};
 use cairn_wire::data::Rows;
 use cairn_wire::id::{BootId, NodeId};
 use cairn_wire::{DataFrame, RowsFrame};
@@ -218,5 +218,6 @@ fn host(number: u8, sink: impl Fn(Event) + Send + Sync + 'static) -> Net {
         mdns: Mdns::Off,
         version: "bench".to_owned(),
     };
-    start(config, Arc::new(sink)).expect("loopback can be listened on")
+    let thread = Thread::start().expect("a thread");
+    start(thread, config, Arc::new(sink)).expect("loopback can be listened on")
 }

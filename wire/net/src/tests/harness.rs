@@ -11,7 +11,7 @@ use cairn_wire::hello::PROTOCOL_VERSION;
 use cairn_wire::id::{BootId, NodeId, PlanId, SequenceId, Term};
 use cairn_wire::{DataFrame, RowsFrame};
 
-use crate::{Cause, Config, Event, Identity, Mdns, Net, Refusal, Secret, start_version};
+use crate::{Cause, Config, Event, Identity, Mdns, Net, Refusal, Secret, Thread, start_version};
 
 /// Far above what anything here takes on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -94,7 +94,9 @@ impl Node {
             // The test may be over.
             sender.send(event).ok();
         });
-        let net = start_version(config, sink, version).expect("loopback can be listened on");
+        let thread = Thread::start().expect("a thread");
+        let net = start_version(thread, config, sink, version);
+        let net = net.expect("loopback can be listened on");
         Self { net, events }
     }
 

@@ -10,7 +10,7 @@ use cairn_wire::limits::CREDIT_WINDOW_FRAMES;
 use cairn_wire::{DataFrame, Encoded, Violation};
 
 use super::harness::{Node, PATIENCE, config, message, node, pair, rows};
-use crate::{Cause, CloseCause, CreditGuard, Event, Refused, start};
+use crate::{Cause, CloseCause, CreditGuard, Event, Refused, Thread, start};
 
 /// 256 KiB of payload.
 const LARGE_WIDTH: u32 = 65_536;
@@ -127,7 +127,8 @@ fn a_caller_may_hold_a_lock_that_its_sink_takes() {
             taken.send(()).ok();
         }
     };
-    let a = start(config(1), Arc::new(sink)).unwrap();
+    let thread = Thread::start().unwrap();
+    let a = start(thread, config(1), Arc::new(sink)).unwrap();
     let b = node(2);
     a.dial(b.address(), Some(b.id()));
     b.connected(a.id());

@@ -142,3 +142,24 @@ fn pinned_threads_stay_on_cores_that_were_allowed() {
     };
     std::thread::spawn(check).join().expect("the checks hold");
 }
+
+#[test]
+fn a_worker_that_was_roused_for_nothing_still_hears_of_the_next_job() {
+    let pool = Pool::new(2);
+    for _ in 0..50 {
+        // Asleep, it is roused; some times it is asleep again when the job comes, some times not.
+        let parked = Instant::now();
+        while parked.elapsed() < Duration::from_micros(150) {
+            std::thread::yield_now();
+        }
+        pool.rouse();
+        // Each item waits until the other one runs, so that the worker has to come.
+        let inside = AtomicUsize::new(0);
+        pool.for_each(2, &|_, _| {
+            inside.fetch_add(1, Ordering::SeqCst);
+            while inside.load(Ordering::SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+        });
+    }
+}
