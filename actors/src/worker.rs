@@ -157,7 +157,6 @@ impl Engine {
                 let result = self.forward(pass);
                 self.wiring.gauges.forward(start, started.elapsed());
                 self.wiring.to_shard(Input::PassDone { plan, result });
-                return;
             }
         }
         self.tell_memory();
@@ -175,7 +174,7 @@ impl Engine {
     }
 
     fn tell_memory(&self) {
-        let kv_bytes = |stage: &Stage| stage.shard.memory().kv_bytes;
+        let kv_bytes = |stage: &Stage| stage.shard.kv_bytes();
         let kv = self.stages.values().map(kv_bytes).sum();
         self.wiring.gauges.kv_bytes.store(kv, Ordering::Relaxed);
     }
