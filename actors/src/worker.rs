@@ -8,17 +8,23 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use cairn_engine::kernel::{PAGE_POSITIONS, bind_caller};
 use cairn_engine::{
     Batch, BatchSpan, EngineError, Input as Rows, LogitRows, Output, SamplerParams, Shard, SlotId,
-    Threads, kernel::bind_caller, sample,
+    Threads, sample,
 };
-use cairn_machine::shard::{Input, Pass, PassItem, PassOutput};
+use cairn_machine::shard::{Input, PAGE_ROWS, Pass, PassItem, PassOutput};
 use cairn_wire::data::{Ask, Prefix, SampledToken, Sampling};
 use cairn_wire::id::{PlanId, SequenceId};
 
 use crate::gauges::PassStart;
 use crate::library::chain;
 use crate::wiring::Wiring;
+
+const _: () = assert!(
+    PAGE_ROWS as usize == PAGE_POSITIONS,
+    "the machine counts the pages that the engine shares"
+);
 
 /// Orders for the engine's thread. The machine has one pass under way at most, so the queue is short.
 pub(crate) enum Job {
