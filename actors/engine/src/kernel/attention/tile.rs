@@ -220,7 +220,7 @@ impl SegmentTile<'_, '_> {
     unsafe fn score<S: Simd, E: Element, const M: usize, const V: usize>(
         &self,
         head: HeadOfPage<'_, E>,
-        keys: [*const E; V],
+        mut keys: [*const E; V],
         scores: *mut f32,
     ) {
         let dim = self.part.padded_dim;
@@ -228,17 +228,22 @@ impl SegmentTile<'_, '_> {
         // SAFETY: the caller's; any address may be asked for.
         unsafe {
             let mut sums = [[S::splat(0.0); V]; M];
-            for component in 0..self.cache.shape().head_dim {
+            // Pointers that move: an index would be checked for overflow at each use.
+            let mut queries = [self.queries.as_ptr(); M];
+            unrolled!(M, m => queries[m] = queries[m].wrapping_add(m.wrapping_mul(dim)));
+            let values = dim.wrapping_mul(POSITIONS);
+            for _ in 0..self.cache.shape().head_dim {
                 let mut key = [S::splat(0.0); V];
                 unrolled!(V, v => {
-                    let at = keys[v].wrapping_add(component * POSITIONS);
-                    S::prefetch(at.wrapping_add(next).cast());
-                    S::prefetch_far(at.wrapping_add(POSITIONS * dim).cast());
-                    key[v] = E::load::<S>(at);
+                    S::prefetch(keys[v].wrapping_add(next).cast());
+                    S::prefetch_far(keys[v].wrapping_add(values).cast());
+                    key[v] = E::load::<S>(keys[v]);
+                    keys[v] = keys[v].wrapping_add(POSITIONS);
                 });
                 unrolled!(M, m => {
-                    let query = S::splat(*self.queries.as_ptr().add(m * dim + component));
+                    let query = S::splat(*queries[m]);
                     unrolled!(V, v => sums[m][v] = S::fma(query, key[v], sums[m][v]));
+                    queries[m] = queries[m].wrapping_add(1);
                 });
             }
             for (m, sums) in sums.into_iter().enumerate() {
@@ -334,18 +339,19 @@ impl SegmentTile<'_, '_> {
         unsafe {
             let mut sums = [[S::splat(0.0); V]; M];
             for block in blocks {
-                let values = head.block(block).1.as_ptr().add(component);
-                let weights = self.scores.as_ptr().add(block * POSITIONS);
+                let mut values = head.block(block).1.as_ptr().add(component);
+                let first = self.scores.as_ptr().add(block * POSITIONS);
                 for position in 0..POSITIONS {
-                    let values = values.add(position * dim);
+                    let weights = first.wrapping_add(position);
                     let mut value = [S::splat(0.0); V];
                     unrolled!(V, v => {
-                        let at = values.add(v * S::LANES);
+                        let at = values.wrapping_add(v * S::LANES);
                         S::prefetch(at.wrapping_add(next).cast());
                         value[v] = E::load::<S>(at);
                     });
+                    values = values.wrapping_add(dim);
                     unrolled!(M, m => {
-                        let weight = S::splat(*weights.add(m * SEGMENT + position));
+                        let weight = S::splat(*weights.wrapping_add(m * SEGMENT));
                         unrolled!(V, v => sums[m][v] = S::fma(weight, value[v], sums[m][v]));
                     });
                 }
