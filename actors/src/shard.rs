@@ -86,6 +86,7 @@ impl ShardRole {
         let started = Instant::now();
         let result = self.stages.forward(pass);
         self.wiring.gauges.forward(start, started.elapsed());
+        self.tell_memory();
         // By the mailbox too: the rows that came meanwhile shall be in the next pass.
         let plan = pass.plan;
         self.wiring.to_shard(Input::PassDone { plan, result });

@@ -4,15 +4,21 @@
 
 use std::collections::BTreeMap;
 
+use cairn_engine::kernel::PAGE_POSITIONS;
 use cairn_engine::{
     Batch, BatchSpan, EngineError, Input as Rows, LogitRows, Output, SamplerParams, Shard, SlotId,
     sample,
 };
-use cairn_machine::shard::{Pass, PassItem, PassOutput};
+use cairn_machine::shard::{PAGE_ROWS, Pass, PassItem, PassOutput};
 use cairn_wire::data::{Ask, Prefix, SampledToken, Sampling};
 use cairn_wire::id::{PlanId, SequenceId};
 
 use crate::library::chain;
+
+const _: () = assert!(
+    PAGE_ROWS as usize == PAGE_POSITIONS,
+    "the machine counts the pages that the engine shares"
+);
 
 /// All of this node.
 #[derive(Default)]
@@ -101,8 +107,7 @@ impl Stages {
 
     /// Bytes that keys and values take.
     pub(crate) fn kv_bytes(&self) -> u64 {
-        let kv_bytes = |stage: &Stage| stage.shard.memory().kv_bytes;
-        self.0.values().map(kv_bytes).sum()
+        self.0.values().map(|stage| stage.shard.kv_bytes()).sum()
     }
 }
 

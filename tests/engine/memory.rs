@@ -11,9 +11,12 @@
 #[path = "../parity/model.rs"]
 mod model;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cairn_engine::{Batch, BatchSpan, Input, LogitRows, ModelFile, Shard, ShardOptions};
+use cairn_engine::{Batch, BatchSpan, Input, LogitRows, ModelFile, Shard, ShardOptions, SlotId};
+
+/// One test at a time: the figure is the whole process's.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn resident_bytes() -> Option<u64> {
     status_bytes("VmRSS:")
@@ -37,6 +40,7 @@ fn forget_peak() {
 
 #[test]
 fn resident_memory_is_tensors_and_cache_and_little_else() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let path = model::path();
     let Some(before) = resident_bytes() else {
         eprintln!("skipped: no /proc");
@@ -62,28 +66,11 @@ fn resident_memory_is_tensors_and_cache_and_little_else() {
             "{layers:?}: {peak} bytes while loading {loaded}"
         );
         let slot = shard.open(2048).unwrap();
-        // All over the embedding's table, as a prompt's are.
-        let tokens: Vec<u32> = (0..64).map(|i| i * 761).collect();
-        let hidden = vec![0.1; 64 * file.spec().width];
-        let slices = [&hidden[..]];
-        let spans = [BatchSpan {
-            slot,
-            position: 0,
-            rows: 64,
-            logits: LogitRows::Last,
-        }];
-        let input = match layers.start {
-            0 => Input::Tokens(&tokens),
-            _ => Input::Hidden(&slices),
-        };
-        let batch = Batch {
-            input,
-            spans: &spans,
-        };
-        shard.forward(&batch).unwrap();
+        run(&mut shard, slot, 0, 64);
         let memory = shard.memory();
         let used = resident_bytes().unwrap() - before;
-        let touched = memory.kv_bytes * 64 / 2048;
+        // Of one page.
+        let touched = memory.kv_bytes * 64 / 256;
         let allowed = memory.weight_bytes + touched + (8 << 20);
         println!(
             "{layers:?}: {} KiB of {} KiB allowed",
@@ -99,4 +86,62 @@ fn resident_memory_is_tensors_and_cache_and_little_else() {
         let after = resident_bytes().unwrap() - before;
         assert!(after < 12 << 20, "{layers:?}: {after} bytes are left");
     }
+}
+
+#[test]
+fn chats_with_one_system_prompt_hold_it_once() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    const PROMPT_ROWS: usize = 1500;
+    const CHATS: u64 = 16;
+    let path = model::path();
+    if resident_bytes().is_none() {
+        eprintln!("skipped: no /proc");
+        return;
+    }
+    let file = Arc::new(ModelFile::open(&path).unwrap());
+    let options = ShardOptions::new(2048, 2);
+    let mut shard = Shard::load(&file, 0..4, &options, &mut |_| {}).unwrap();
+    let first = shard.open(2048).unwrap();
+    run(&mut shard, first, 0, PROMPT_ROWS);
+    let row_bytes: u64 = file.layer_costs().layers[..4]
+        .iter()
+        .map(|layer| layer.kv_bytes_per_token)
+        .sum();
+    let before = resident_bytes().unwrap();
+    for _ in 0..CHATS {
+        let chat = shard.fork(first, PROMPT_ROWS, 2048).unwrap();
+        run(&mut shard, chat, PROMPT_ROWS, 16);
+    }
+    let grown = resident_bytes().unwrap() - before;
+    let (copied, page) = (PROMPT_ROWS as u64 * row_bytes, 256 * row_bytes);
+    println!(
+        "{CHATS} chats: {} KiB more, {} KiB had the prompt been copied",
+        grown >> 10,
+        CHATS * copied >> 10
+    );
+    // The rows behind the last whole page are copied, and the chat's own follow them.
+    assert!(grown <= CHATS * page + (4 << 20), "{grown} bytes");
+}
+
+/// Rows of made-up tokens, or of made-up hidden numbers.
+fn run(shard: &mut Shard, slot: SlotId, position: usize, rows: usize) {
+    // All over the embedding's table, as a prompt's are.
+    let tokens: Vec<u32> = (0..rows as u32).map(|i| i * 761 % 49_152).collect();
+    let hidden = vec![0.1; rows * shard.spec().width];
+    let slices = [&hidden[..]];
+    let spans = [BatchSpan {
+        slot,
+        position: position as u32,
+        rows: rows as u32,
+        logits: LogitRows::Last,
+    }];
+    let input = match shard.layers().start {
+        0 => Input::Tokens(&tokens),
+        _ => Input::Hidden(&slices),
+    };
+    let batch = Batch {
+        input,
+        spans: &spans,
+    };
+    shard.forward(&batch).unwrap();
 }

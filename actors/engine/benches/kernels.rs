@@ -7,8 +7,8 @@
 #![expect(clippy::print_stdout, reason = "a bench talks to a person")]
 
 use cairn_engine::kernel::{
-    AttentionScratch, AttentionShape, Format, Isa, KvLayer, Packed, Pool, QuantizedRows, Span,
-    attention, probe, rms_norm_rows,
+    AttentionScratch, AttentionShape, CacheFormat, CacheShape, Format, Isa, KvCache, Meter, Packed,
+    Pool, QuantizedRows, Span, attention, probe, rms_norm_rows,
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -121,7 +121,14 @@ fn attending(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attention");
     for (rows, position) in [(1, 127), (1, 2047), (128, 0), (128, 1920)] {
         let end = position + rows;
-        let mut cache = KvLayer::new(kv_heads, head_dim, end).expect("memory");
+        let layer = CacheShape {
+            layers: 1,
+            kv_heads,
+            head_dim,
+            format: CacheFormat::F32,
+        };
+        let mut cache = KvCache::new(layer, &Meter::default().into());
+        cache.reserve(0..end).expect("memory");
         let numbers = |n: usize| {
             (0..n)
                 .map(|i| (i % 17) as f32 * 0.1 - 0.8)
@@ -131,17 +138,17 @@ fn attending(criterion: &mut Criterion) {
             numbers(kv_heads * head_dim),
             numbers(rows * heads * head_dim),
         );
-        (0..end).for_each(|position| cache.write(position, &keys, &keys));
+        (0..end).for_each(|position| cache.write(0, position, &keys, &keys));
         let seen: usize = (position + 1..=end).sum();
         group.throughput(if rows == 1 {
-            Throughput::Bytes(cache.bytes(end) as u64)
+            Throughput::Bytes((end * 2 * kv_heads * head_dim * size_of::<f32>()) as u64)
         } else {
             Throughput::Elements((seen * heads * head_dim * 2) as u64)
         });
         for threads in threads() {
             let pool = Pool::new(threads);
             let spans = [Span {
-                cache: &cache,
+                cache: cache.layer(0),
                 position,
                 rows,
             }];

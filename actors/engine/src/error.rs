@@ -179,12 +179,12 @@ pub enum EngineError {
         /// Why not.
         source: crate::kernel::PackError,
     },
-    /// The system has no address space for a sequence's cache.
-    /// Effect: the sequence is not open; others are unchanged.
-    #[error("no memory for a cache of {capacity} rows: {source}")]
+    /// The system has no address space for more of a sequence's cache.
+    /// Effect: the batch was not run; all sequences are as they were.
+    #[error("no memory for a cache of {rows} rows: {source}")]
     CacheMemory {
-        /// Rows asked for.
-        capacity: usize,
+        /// Rows that it would have.
+        rows: usize,
         /// What the system said.
         source: std::io::Error,
     },

@@ -1,8 +1,8 @@
 //! The decoder on the engine's own kernels.
 //!
 //! Plain slices and buffers that are made once: a decode step allocates
-//! nothing but its result. The arithmetic is in [`crate::kernel`]; here is
-//! only its order.
+//! nothing but its result, and a page of the cache now and then. The arithmetic
+//! is in [`crate::kernel`]; here is only its order.
 
 mod block;
 
@@ -13,8 +13,8 @@ use std::sync::Arc;
 use crate::error::EngineError;
 use crate::file::ModelFile;
 use crate::kernel::{
-    AttentionScratch, AttentionShape, CacheFormat, KvLayer, Packed, Pool, QuantizedRows, RowShape,
-    Span, attention, place, rms_norm, rms_norm_rows,
+    AttentionScratch, AttentionShape, CacheShape, KvCache, Meter, Packed, Pool, QuantizedRows,
+    RowShape, Span, attention, place, rms_norm, rms_norm_rows,
 };
 use crate::loaded::Origin;
 use crate::rope::{Angles, Frequencies};
@@ -36,9 +36,9 @@ pub(crate) struct Stack {
     frequencies: Frequencies,
     blocks: Vec<Arc<Block>>,
     head: Option<Arc<Head>>,
-    /// Per sequence one cache per layer.
-    caches: BTreeMap<SlotId, Vec<KvLayer>>,
-    cache_format: CacheFormat,
+    caches: BTreeMap<SlotId, KvCache>,
+    cache_shape: CacheShape,
+    cache_meter: Arc<Meter>,
     pool: Pool,
     scratch: Scratch,
 }
@@ -96,10 +96,16 @@ impl Stack {
         }
         Ok(Stack {
             frequencies: Frequencies::load(file)?,
+            cache_shape: CacheShape {
+                layers: blocks.len(),
+                kv_heads: spec.kv_heads,
+                head_dim: spec.head_dim,
+                format: options.cache,
+            },
+            cache_meter: Arc::default(),
             blocks,
             head,
             caches: BTreeMap::new(),
-            cache_format: options.cache,
             pool: match options.binding {
                 Threads::Free => Pool::new(options.threads),
                 Threads::Pinned => Pool::pinned(options.threads),
@@ -121,23 +127,20 @@ impl Stack {
         self.pool.rouse();
     }
 
-    pub(crate) fn open(&mut self, slot: SlotId, capacity: usize) -> Result<(), EngineError> {
-        let (kv_heads, head_dim) = (self.spec.kv_heads, self.spec.head_dim);
-        let layers: Result<Vec<KvLayer>, _> = (0..self.blocks.len())
-            .map(|_| KvLayer::with_format(self.cache_format, kv_heads, head_dim, capacity))
-            .collect();
-        let layers = layers.map_err(|source| EngineError::CacheMemory { capacity, source })?;
-        self.caches.insert(slot, layers);
-        Ok(())
+    pub(crate) fn open(&mut self, slot: SlotId) {
+        let cache = KvCache::new(self.cache_shape, &self.cache_meter);
+        self.caches.insert(slot, cache);
     }
 
-    /// Copies the first `rows` rows of one sequence's caches into another's.
-    pub(crate) fn copy_rows(&mut self, from: SlotId, to: SlotId, rows: usize) {
-        let mut target = self.caches.remove(&to).expect("the shard opened it");
-        for (target, source) in target.iter_mut().zip(&self.caches[&from]) {
-            target.copy_from(source, rows);
-        }
-        self.caches.insert(to, target);
+    /// Opens a sequence that shares the first `rows` rows of another.
+    pub(crate) fn fork(&mut self, from: SlotId, slot: SlotId, rows: usize) {
+        let cache = self.caches[&from].fork(rows);
+        self.caches.insert(slot, cache);
+    }
+
+    /// Bytes of the pages of all caches, those that several share counted once.
+    pub(crate) fn kv_bytes(&self) -> u64 {
+        self.cache_meter.bytes()
     }
 
     pub(crate) fn close(&mut self, slot: SlotId) {
@@ -145,7 +148,19 @@ impl Stack {
     }
 
     /// Runs `hidden` (rows, width) of `spans`, in order, through the layers in place.
-    pub(crate) fn forward(&mut self, hidden: &mut [f32], spans: &[Placed]) {
+    pub(crate) fn forward(
+        &mut self,
+        hidden: &mut [f32],
+        spans: &[Placed],
+    ) -> Result<(), EngineError> {
+        for span in spans {
+            let cache = self.caches.get_mut(&span.slot);
+            let cache = cache.expect("the shard checked the slot");
+            let end = span.position + span.rows;
+            cache
+                .reserve(span.position..end)
+                .map_err(|source| EngineError::CacheMemory { rows: end, source })?;
+        }
         let mut rest = hidden;
         for pass in passes(spans) {
             let rows: usize = pass.iter().map(|span| span.rows).sum();
@@ -153,6 +168,7 @@ impl Stack {
             rest = others;
             self.pass(mine, rows, &pass);
         }
+        Ok(())
     }
 
     fn pass(&mut self, hidden: &mut [f32], rows: usize, spans: &[Placed]) {
@@ -202,7 +218,7 @@ impl Stack {
         let mut row = 0;
         for span in spans {
             let cache = self.caches.get_mut(&span.slot);
-            let cache = &mut cache.expect("the shard checked the slot")[layer];
+            let cache = cache.expect("the shard checked the slot");
             let mine = row..row + span.rows;
             let projected = &mut scratch.projected[mine.start * stride..mine.end * stride];
             let angles = mine.start * half..mine.end * half;
@@ -210,7 +226,13 @@ impl Stack {
                 &scratch.angles.cos[angles.clone()],
                 &scratch.angles.sin[angles],
             );
-            place(pool, shape, (cache, span.position), projected, angles);
+            place(
+                pool,
+                shape,
+                (cache, layer, span.position),
+                projected,
+                angles,
+            );
             row = mine.end;
         }
 
@@ -218,7 +240,7 @@ impl Stack {
         let spans: Vec<Span<'_>> = spans
             .iter()
             .map(|span| Span {
-                cache: &caches[&span.slot][layer],
+                cache: caches[&span.slot].layer(layer),
                 position: span.position,
                 rows: span.rows,
             })

@@ -316,21 +316,31 @@ impl Stack {
         Ok(())
     }
 
-    /// Copies the first `rows` rows of one sequence's caches into another's.
-    pub(crate) fn copy_rows(
+    /// Opens a sequence with a copy of the first `rows` rows of another: candle's operations
+    /// take a cache as one tensor, so its pages could not be shared.
+    pub(crate) fn fork(
         &mut self,
         from: SlotId,
-        to: SlotId,
+        slot: SlotId,
         rows: usize,
+        capacity: usize,
     ) -> Result<(), EngineError> {
+        self.open(slot, capacity)?;
         let copy = |from: &Tensor, to: &Tensor| to.slice_set(&from.narrow(0, 0, rows)?, 0, 0);
         let pairs = self.caches[&from].layers.iter();
-        let mut pairs = pairs.zip(&self.caches[&to].layers);
+        let mut pairs = pairs.zip(&self.caches[&slot].layers);
         let copied = pairs.try_for_each(|(from, to)| {
             copy(&from.0, &to.0)?;
             copy(&from.1, &to.1)
         });
         copied.during("KV cache")
+    }
+
+    /// Bytes of all caches, as large as their sequences may grow.
+    pub(crate) fn kv_bytes(&self) -> u64 {
+        let layers = self.caches.values().flat_map(|cache| &cache.layers);
+        let numbers = layers.map(|(keys, values)| keys.elem_count() + values.elem_count());
+        (numbers.sum::<usize>() * size_of::<f32>()) as u64
     }
 
     pub(crate) fn close(&mut self, slot: SlotId) {

@@ -165,7 +165,7 @@ pub enum Output {
 pub struct ShardMemory {
     /// Bytes of the tensors that it keeps in memory; the embedding's table is not among them.
     pub weight_bytes: u64,
-    /// Bytes reserved for the caches of open sequences. The system provides them when first touched.
+    /// As [`Shard::kv_bytes`].
     pub kv_bytes: u64,
     /// Byte ranges of the file that it has mapped at any time, sorted, before rounding to pages.
     pub mapped: Vec<Range<u64>>,
@@ -187,7 +187,6 @@ pub struct Shard {
     file: Arc<ModelFile>,
     layers: Range<u32>,
     context: usize,
-    cache: CacheFormat,
     embedding: Option<Embedding>,
     stack: Stack,
     slots: BTreeMap<SlotId, Slot>,
@@ -234,10 +233,6 @@ impl Shard {
             file: Arc::clone(file),
             layers,
             context: options.context,
-            cache: match &stack {
-                Stack::Fast(_) => options.cache,
-                Stack::Portable(_) => CacheFormat::F32,
-            },
             stack,
             embedding,
             slots: BTreeMap::new(),
@@ -269,7 +264,7 @@ impl Shard {
     }
 
     /// Opens a sequence with room for `capacity` rows that starts with the first `rows` rows of
-    /// another, as if they had been run again.
+    /// another, as if they had been run again. Both hold the same memory for what they share.
     ///
     /// # Errors
     /// [`EngineError::UnknownSlot`] when the other is not open, [`EngineError::PositionGap`] when
@@ -291,8 +286,10 @@ impl Shard {
                 rows: has.min(capacity),
             });
         }
-        let id = self.open(capacity)?;
-        self.stack.copy_rows(from, id, rows)?;
+        check_context(capacity, self.context)?;
+        let id = SlotId(self.slots_opened);
+        self.stack.fork(from, id, rows, capacity)?;
+        self.slots_opened += 1;
         self.slots.insert(id, Slot { rows, capacity });
         Ok(id)
     }
@@ -352,15 +349,19 @@ impl Shard {
         Ok(output)
     }
 
+    /// Bytes of the caches of open sequences, rows that several share counted once. The system
+    /// provides them when they are first touched.
+    pub fn kv_bytes(&self) -> u64 {
+        self.stack.kv_bytes()
+    }
+
     /// What this shard holds now.
     pub fn memory(&self) -> ShardMemory {
         let mut mapped = self.stack.mapped();
         mapped.sort_by_key(|range| range.start);
-        let row_bytes = 2 * self.spec().kv_width() * self.cache.bytes() * self.layers.len();
-        let rows: usize = self.slots.values().map(|slot| slot.capacity).sum();
         ShardMemory {
             weight_bytes: self.stack.weight_bytes(),
-            kv_bytes: (rows * row_bytes) as u64,
+            kv_bytes: self.kv_bytes(),
             mapped,
         }
     }

@@ -43,24 +43,28 @@ impl Stack {
 
     pub(crate) fn open(&mut self, slot: SlotId, capacity: usize) -> Result<(), EngineError> {
         match self {
-            Stack::Fast(stack) => stack.open(slot, capacity),
+            Stack::Fast(stack) => {
+                stack.open(slot);
+                Ok(())
+            }
             Stack::Portable(stack) => stack.open(slot, capacity),
         }
     }
 
-    /// Copies the first `rows` rows of one sequence's caches into another's.
-    pub(crate) fn copy_rows(
+    /// Opens a sequence that starts with the first `rows` rows of another.
+    pub(crate) fn fork(
         &mut self,
         from: SlotId,
-        to: SlotId,
+        slot: SlotId,
         rows: usize,
+        capacity: usize,
     ) -> Result<(), EngineError> {
         match self {
             Stack::Fast(stack) => {
-                stack.copy_rows(from, to, rows);
+                stack.fork(from, slot, rows);
                 Ok(())
             }
-            Stack::Portable(stack) => stack.copy_rows(from, to, rows),
+            Stack::Portable(stack) => stack.fork(from, slot, rows, capacity),
         }
     }
 
@@ -78,10 +82,7 @@ impl Stack {
         spans: &[Placed],
     ) -> Result<(), EngineError> {
         match self {
-            Stack::Fast(stack) => {
-                stack.forward(hidden, spans);
-                Ok(())
-            }
+            Stack::Fast(stack) => stack.forward(hidden, spans),
             Stack::Portable(stack) => stack.forward(hidden, spans),
         }
     }
@@ -95,6 +96,14 @@ impl Stack {
         match self {
             Stack::Fast(stack) => Ok(stack.project(hidden, wanted)),
             Stack::Portable(stack) => stack.project(hidden, wanted),
+        }
+    }
+
+    /// Bytes of the caches.
+    pub(crate) fn kv_bytes(&self) -> u64 {
+        match self {
+            Stack::Fast(stack) => stack.kv_bytes(),
+            Stack::Portable(stack) => stack.kv_bytes(),
         }
     }
 

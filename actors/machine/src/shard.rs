@@ -20,6 +20,7 @@ use crate::{Machine, Tick};
 mod fact;
 mod groups;
 mod queue;
+mod room;
 mod stage;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod tests;
 pub use fact::{Input, Output, Pass, PassItem, PassOutput};
 use groups::Groups;
 use queue::Queue;
+pub use room::PAGE_ROWS;
 use stage::{Admission, Kept, Stage};
 
 /// Frames that may wait for credits towards one neighbour before the stage stops computing.

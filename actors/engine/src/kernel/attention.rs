@@ -36,7 +36,7 @@ pub struct AttentionShape {
 #[derive(Clone, Copy, Debug)]
 pub struct Span<'a> {
     /// The sequence's cache of this layer.
-    pub cache: &'a KvLayer,
+    pub cache: KvLayer<'a>,
     /// The first row's position; the next rows follow it.
     pub position: usize,
     /// How many.
@@ -131,14 +131,15 @@ fn check(shape: &AttentionShape, spans: &[Span<'_>], (q, q_stride): (&[f32], usi
     );
     assert_eq!(out.len(), n * width, "outputs of the rows");
     for span in spans {
-        let cache = (span.cache.kv_heads(), span.cache.head_dim());
+        let cache = span.cache.shape();
+        let cache = (cache.kv_heads, cache.head_dim);
         assert_eq!(
             cache,
             (shape.kv_heads, shape.head_dim),
             "heads of the cache"
         );
         assert!(
-            span.position + span.rows <= span.cache.capacity(),
+            span.position + span.rows <= span.cache.positions(),
             "rows past the cache"
         );
     }
@@ -317,7 +318,7 @@ impl Run<'_> {
         let tile = SegmentTile {
             cache: task.span.cache,
             kv_head: task.kv_head,
-            first_position: segment * SEGMENT,
+            segment,
             pairs: task.pairs,
             visible,
             queries,

@@ -1,252 +1,192 @@
-//! The keys and values of one sequence in one layer.
+//! The keys and values of one sequence, in pages that it may share with others.
 //!
-//! Address space for the whole capacity, memory for what was written. No
-//! paging and no sharing: a block of 16 positions is the unit either would use.
+//! A page that several sequences hold is never written: whoever has to write into it takes a
+//! copy of its own first. Pages are taken as rows come, and memory as they are written.
 
 use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 
-use half::f16;
-
-use super::pages::{Pages, Zeroable};
 use super::share::Disjoint;
-use super::simd::Simd;
 
-/// Positions whose keys are stored together, transposed.
-pub(super) const POSITIONS: usize = 16;
+mod page;
 
-/// The numbers that keys and values are kept as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum CacheFormat {
-    /// 32-bit floats: what was computed.
-    #[default]
-    F32,
-    /// Half precision, rounded half to even: half the memory, and half the
-    /// bytes to read per token at long contexts. Not the same bits as F32.
-    F16,
-}
+#[cfg(test)]
+mod tests;
 
-impl CacheFormat {
-    /// Bytes of one number.
-    #[must_use]
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
-        }
-    }
-}
+pub use page::{CacheFormat, CacheShape, Meter, PAGE_POSITIONS};
+pub(super) use page::{Element, POSITIONS};
+use page::{Numbers, Page};
 
-/// Keys and values of one sequence in one layer. Block by block of 16 positions
-/// and head by head: keys `(head_dim, 16)`, so that a vector holds one component
-/// of many keys, then values `(16, head_dim)`.
+/// The cache of one sequence in all layers of a stage.
 #[derive(Debug)]
-pub struct KvLayer {
-    shape: Shape,
-    data: Data,
+pub struct KvCache {
+    shape: CacheShape,
+    pages: Vec<Arc<Page>>,
+    meter: Arc<Meter>,
 }
 
-/// Where things lie in a cache.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    kv_heads: usize,
-    head_dim: usize,
-    capacity: usize,
-}
-
-#[derive(Debug)]
-enum Data {
-    F32(Pages<f32>),
-    F16(Pages<u16>),
-}
-
-/// A number of a cache.
-pub(super) trait Element: Zeroable {
-    fn of(value: f32) -> Self;
-    /// # Safety
-    /// As for [`Simd`]: a vector's width of numbers.
-    unsafe fn load<S: Simd>(from: *const Self) -> S::F;
-    /// # Panics
-    /// When the cache keeps other numbers.
-    fn all(layer: &KvLayer) -> &[Self];
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn of(value: f32) -> f32 {
-        value
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const f32) -> S::F {
-        // SAFETY: the caller's contract.
-        unsafe { S::load(from) }
-    }
-    #[inline(always)]
-    fn all(layer: &KvLayer) -> &[f32] {
-        match &layer.data {
-            Data::F32(data) => data,
-            Data::F16(_) => unreachable!("the caller asked for the format"),
-        }
-    }
-}
-
-/// Half precision, as bits.
-impl Element for u16 {
-    #[inline(always)]
-    fn of(value: f32) -> u16 {
-        f16::from_f32(value).to_bits()
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const u16) -> S::F {
-        // SAFETY: the caller's contract.
-        unsafe { S::load_f16(from) }
-    }
-    #[inline(always)]
-    fn all(layer: &KvLayer) -> &[u16] {
-        match &layer.data {
-            Data::F16(data) => data,
-            Data::F32(_) => unreachable!("the caller asked for the format"),
-        }
-    }
-}
-
-impl KvLayer {
-    /// Room for `capacity` positions of `kv_heads` heads, in 32-bit floats.
-    ///
-    /// # Errors
-    /// When the system has no address space for it.
-    pub fn new(kv_heads: usize, head_dim: usize, capacity: usize) -> io::Result<Self> {
-        Self::with_format(CacheFormat::F32, kv_heads, head_dim, capacity)
-    }
-
-    /// Room for `capacity` positions of `kv_heads` heads.
-    ///
-    /// # Errors
-    /// When the system has no address space for it.
-    pub fn with_format(
-        format: CacheFormat,
-        kv_heads: usize,
-        head_dim: usize,
-        capacity: usize,
-    ) -> io::Result<Self> {
-        let shape = Shape {
-            kv_heads,
-            head_dim,
-            capacity,
-        };
-        let len = capacity.div_ceil(POSITIONS) * shape.block_len();
-        let data = match format {
-            CacheFormat::F32 => Data::F32(Pages::zeroed(len)?),
-            CacheFormat::F16 => Data::F16(Pages::zeroed(len)?),
-        };
-        Ok(Self { shape, data })
-    }
-
-    /// What its numbers are kept as.
+impl KvCache {
+    /// An empty cache, whose pages `meter` counts.
     #[must_use]
-    pub fn format(&self) -> CacheFormat {
-        match self.data {
-            Data::F32(_) => CacheFormat::F32,
-            Data::F16(_) => CacheFormat::F16,
+    pub fn new(shape: CacheShape, meter: &Arc<Meter>) -> Self {
+        let meter = Arc::clone(meter);
+        Self {
+            shape,
+            pages: Vec::new(),
+            meter,
         }
     }
 
-    /// Positions it has room for.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.shape.capacity
-    }
-
-    /// Bytes that `positions` positions take once written.
-    #[must_use]
-    pub fn bytes(&self, positions: usize) -> usize {
-        positions.div_ceil(POSITIONS) * self.shape.block_len() * self.format().bytes()
-    }
-
-    /// Stores one position's keys and values, each `(kv_heads, head_dim)`,
-    /// over whatever was there.
+    /// A cache that holds the pages of the first `positions` positions of this one.
     ///
     /// # Panics
-    /// When the position or a length is out of bounds.
-    pub fn write(&mut self, position: usize, keys: &[f32], values: &[f32]) {
+    /// When they are not all here.
+    #[must_use]
+    pub fn fork(&self, positions: usize) -> Self {
+        Self {
+            shape: self.shape,
+            pages: self.pages[..positions.div_ceil(PAGE_POSITIONS)].to_vec(),
+            meter: Arc::clone(&self.meter),
+        }
+    }
+
+    /// Makes `positions` writable: takes the pages that are missing, and copies those that
+    /// others hold as well, as far as the positions before these reach. What was written at
+    /// these positions or behind them may be gone.
+    ///
+    /// # Errors
+    /// When the system has no address space for a page. The sequence is as it was.
+    pub fn reserve(&mut self, positions: Range<usize>) -> io::Result<()> {
+        assert!(
+            positions.start <= self.pages.len() * PAGE_POSITIONS,
+            "no gap"
+        );
+        for index in pages(&positions) {
+            let Some(held) = self.pages.get_mut(index) else {
+                let page = Page::new(&self.shape, &self.meter)?;
+                self.pages.push(Arc::new(page));
+                continue;
+            };
+            if Arc::get_mut(held).is_none() {
+                let mut page = Page::new(&self.shape, &self.meter)?;
+                let before = positions.start.saturating_sub(index * PAGE_POSITIONS);
+                page.copy_from(held, before, &self.shape);
+                *held = Arc::new(page);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores one position's keys and values of a layer, each `(kv_heads, head_dim)`, over
+    /// whatever was there.
+    ///
+    /// # Panics
+    /// When the position was not reserved, or a length is out of bounds.
+    pub fn write(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
+        let writer = self.writer(layer, position / PAGE_POSITIONS);
         // SAFETY: one call at a time, as it has the only writer.
-        unsafe { self.writer().write(position, keys, values) };
+        unsafe { writer.write(position % PAGE_POSITIONS, keys, values) };
     }
 
-    /// For threads that each write their own blocks.
-    pub(super) fn writer(&mut self) -> Writer<'_> {
+    /// For threads that each write their own blocks of a page.
+    ///
+    /// # Panics
+    /// When its positions were not reserved.
+    pub(super) fn writer(&mut self, layer: usize, page: usize) -> Writer<'_> {
+        assert!(layer < self.shape.layers, "layer {layer}");
+        let page = self.pages.get_mut(page).and_then(Arc::get_mut);
+        let page = page.expect("positions are reserved before they are written");
         Writer {
             shape: self.shape,
-            data: match &mut self.data {
-                Data::F32(data) => WriterData::F32(Disjoint::new(data)),
-                Data::F16(data) => WriterData::F16(Disjoint::new(data)),
+            layer,
+            numbers: match &mut page.numbers {
+                Numbers::F32(numbers) => WriterNumbers::F32(Disjoint::new(numbers)),
+                Numbers::F16(numbers) => WriterNumbers::F16(Disjoint::new(numbers)),
             },
         }
     }
 
-    /// Takes over the first `positions` positions of another sequence. Those behind them in the
-    /// last block come along; nothing looks at them before they are written.
+    /// One layer of it.
     ///
     /// # Panics
-    /// When shape or format differ, or either has fewer positions.
-    pub fn copy_from(&mut self, other: &KvLayer, positions: usize) {
-        let heads = |layer: &KvLayer| (layer.shape.kv_heads, layer.shape.head_dim);
-        assert_eq!(heads(self), heads(other), "heads of the caches");
-        assert!(positions <= self.capacity().min(other.capacity()));
-        let len = positions.div_ceil(POSITIONS) * self.shape.block_len();
-        match (&mut self.data, &other.data) {
-            (Data::F32(mine), Data::F32(theirs)) => mine[..len].copy_from_slice(&theirs[..len]),
-            (Data::F16(mine), Data::F16(theirs)) => mine[..len].copy_from_slice(&theirs[..len]),
-            (Data::F32(_), Data::F16(_)) | (Data::F16(_), Data::F32(_)) => {
-                panic!("caches of two formats")
-            }
+    /// When the stage has no such layer.
+    #[must_use]
+    pub fn layer(&self, layer: usize) -> KvLayer<'_> {
+        assert!(layer < self.shape.layers, "layer {layer}");
+        KvLayer { cache: self, layer }
+    }
+}
+
+/// The pages that some positions are in.
+fn pages(positions: &Range<usize>) -> Range<usize> {
+    positions.start / PAGE_POSITIONS..positions.end.div_ceil(PAGE_POSITIONS)
+}
+
+/// Reads one layer of a cache.
+#[derive(Clone, Copy, Debug)]
+pub struct KvLayer<'a> {
+    cache: &'a KvCache,
+    layer: usize,
+}
+
+impl<'a> KvLayer<'a> {
+    pub(super) fn shape(&self) -> &'a CacheShape {
+        &self.cache.shape
+    }
+
+    /// Positions that there are pages for.
+    pub(super) fn positions(&self) -> usize {
+        self.cache.pages.len() * PAGE_POSITIONS
+    }
+
+    /// What a head has in a page.
+    ///
+    /// # Panics
+    /// When `E` is not the format of the cache, or there is no such page.
+    #[inline(always)]
+    pub(super) fn head_of_page<E: Element>(&self, page: usize, head: usize) -> HeadOfPage<'a, E> {
+        let shape = &self.cache.shape;
+        HeadOfPage {
+            numbers: &E::all(&self.cache.pages[page].numbers)[shape.start(self.layer, 0, head)..],
+            block_stride: shape.block_len(),
+            half: POSITIONS * shape.padded_dim(),
         }
     }
+}
 
-    pub(super) fn kv_heads(&self) -> usize {
-        self.shape.kv_heads
-    }
+/// Keys and values of one head in one page.
+#[derive(Clone, Copy)]
+pub(super) struct HeadOfPage<'a, E> {
+    numbers: &'a [E],
+    /// Numbers from the keys of one block to the keys of the next.
+    pub(super) block_stride: usize,
+    /// Numbers of the keys of a block, and of its values.
+    half: usize,
+}
 
-    pub(super) fn head_dim(&self) -> usize {
-        self.shape.head_dim
-    }
-
-    /// Components of a head with those that fill up the last vector; they are
-    /// zero.
-    pub(super) fn padded_dim(&self) -> usize {
-        self.shape.padded_dim()
-    }
-
-    /// Numbers from a head's keys in one block to its keys in the next.
-    pub(super) fn block_stride(&self) -> usize {
-        self.shape.block_len()
-    }
-
-    /// The keys `(padded_dim, 16)` and values `(16, padded_dim)` of a head in
-    /// a block. Positions that were never written are zero.
-    ///
-    /// # Panics
-    /// When `E` is not what [`KvLayer::format`] says.
+impl<'a, E> HeadOfPage<'a, E> {
+    /// The keys `(padded_dim, 16)` and values `(16, padded_dim)` of a block of the page.
     #[inline(always)]
-    pub(super) fn block<E: Element>(&self, block: usize, head: usize) -> (&[E], &[E]) {
-        let len = POSITIONS * self.padded_dim();
-        let both = &E::all(self)[self.shape.head_start(block, head)..][..2 * len];
-        both.split_at(len)
+    pub(super) fn block(&self, block: usize) -> (&'a [E], &'a [E]) {
+        self.numbers[block * self.block_stride..][..2 * self.half].split_at(self.half)
     }
 }
 
-/// Writes positions of one cache, from several threads.
+/// Writes positions of one layer in one page, from several threads.
 pub(super) struct Writer<'a> {
-    shape: Shape,
-    data: WriterData<'a>,
+    shape: CacheShape,
+    layer: usize,
+    numbers: WriterNumbers<'a>,
 }
 
-enum WriterData<'a> {
+enum WriterNumbers<'a> {
     F32(Disjoint<'a, f32>),
     F16(Disjoint<'a, u16>),
 }
 
 impl Writer<'_> {
-    /// As [`KvLayer::write`].
+    /// As [`KvCache::write`], for a position counted from the page's first.
     ///
     /// # Panics
     /// When the position or a length is out of bounds.
@@ -254,11 +194,8 @@ impl Writer<'_> {
     /// # Safety
     /// No two calls at once are for positions of the same block of 16.
     pub(super) unsafe fn write(&self, position: usize, keys: &[f32], values: &[f32]) {
-        let Shape {
-            kv_heads, capacity, ..
-        } = self.shape;
-        assert!(position < capacity, "position {position} of {capacity}");
-        let width = kv_heads * self.shape.head_dim;
+        assert!(position < PAGE_POSITIONS, "position {position} of a page");
+        let width = self.shape.kv_heads * self.shape.head_dim;
         assert_eq!(
             (keys.len(), values.len()),
             (width, width),
@@ -266,16 +203,16 @@ impl Writer<'_> {
         );
         // SAFETY: the caller's promise.
         unsafe {
-            match &self.data {
-                WriterData::F32(data) => self.store(data, position, keys, values),
-                WriterData::F16(data) => self.store(data, position, keys, values),
+            match &self.numbers {
+                WriterNumbers::F32(numbers) => self.store(numbers, position, keys, values),
+                WriterNumbers::F16(numbers) => self.store(numbers, position, keys, values),
             }
         }
     }
 
     unsafe fn store<E: Element>(
         &self,
-        data: &Disjoint<'_, E>,
+        numbers: &Disjoint<'_, E>,
         position: usize,
         keys: &[f32],
         values: &[f32],
@@ -286,10 +223,10 @@ impl Writer<'_> {
             .chunks_exact(head_dim)
             .zip(values.chunks_exact(head_dim));
         for (head, (keys, values)) in heads.enumerate() {
-            let start = self.shape.head_start(block, head);
+            let start = self.shape.start(self.layer, block, head);
             // SAFETY: part of the position's block.
-            let data = unsafe { data.slice(start, 2 * POSITIONS * padded) };
-            let (key_block, value_block) = data.split_at_mut(POSITIONS * padded);
+            let numbers = unsafe { numbers.slice(start, 2 * POSITIONS * padded) };
+            let (key_block, value_block) = numbers.split_at_mut(POSITIONS * padded);
             for (column, &key) in key_block.chunks_exact_mut(POSITIONS).zip(keys) {
                 column[within] = E::of(key);
             }
@@ -298,20 +235,5 @@ impl Writer<'_> {
                 *stored = E::of(value);
             }
         }
-    }
-}
-
-impl Shape {
-    fn padded_dim(&self) -> usize {
-        self.head_dim.next_multiple_of(POSITIONS)
-    }
-
-    #[inline(always)]
-    fn head_start(&self, block: usize, head: usize) -> usize {
-        block * self.block_len() + head * 2 * POSITIONS * self.padded_dim()
-    }
-
-    fn block_len(&self) -> usize {
-        self.kv_heads * 2 * POSITIONS * self.padded_dim()
     }
 }

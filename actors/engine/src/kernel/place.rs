@@ -3,7 +3,7 @@
 //!
 //! Rows are shared out by the cache's blocks, so that no two threads write one.
 
-use super::cache::{KvLayer, POSITIONS};
+use super::cache::{KvCache, PAGE_POSITIONS, POSITIONS, Writer};
 use super::elementwise::{RopePairs, rope};
 use super::pool::Pool;
 use super::share::Disjoint;
@@ -29,14 +29,14 @@ impl RowShape {
 }
 
 /// Rotates the queries and keys of `rows`, `(n, row)`, in place and stores keys
-/// and values in `cache` from `position` on. `cos` and `sin` are `(n, pairs)`.
+/// and values in a layer of `cache` from `position` on. `cos` and `sin` are `(n, pairs)`.
 ///
 /// # Panics
-/// When lengths do not fit or the cache is too short.
+/// When lengths do not fit or the positions are not reserved.
 pub fn place(
     pool: &Pool,
     shape: RowShape,
-    (cache, position): (&mut KvLayer, usize),
+    (cache, layer, position): (&mut KvCache, usize, usize),
     rows: &mut [f32],
     (cos, sin): (&[f32], &[f32]),
 ) {
@@ -48,9 +48,35 @@ pub fn place(
     }
     assert!(cos.len().is_multiple_of(n), "angles of each row");
     let pairs = cos.len() / n;
+    let (mut done, mut rest) = (0, rows);
+    while done < n {
+        let (page, within) = (
+            (position + done) / PAGE_POSITIONS,
+            (position + done) % PAGE_POSITIONS,
+        );
+        let count = (n - done).min(PAGE_POSITIONS - within);
+        let (mine, others) = rest.split_at_mut(count * row_len);
+        let angles = done * pairs..(done + count) * pairs;
+        let angles = (&cos[angles.clone()], &sin[angles]);
+        let writer = cache.writer(layer, page);
+        place_in_page(pool, shape, (&writer, within), mine, angles);
+        (done, rest) = (done + count, others);
+    }
+}
+
+/// As [`place`], for rows of one page and a position in it.
+fn place_in_page(
+    pool: &Pool,
+    shape: RowShape,
+    (writer, position): (&Writer<'_>, usize),
+    rows: &mut [f32],
+    (cos, sin): (&[f32], &[f32]),
+) {
+    let row_len = shape.len();
+    let n = rows.len() / row_len;
+    let pairs = cos.len() / n;
     let queries_len = shape.heads * shape.head_dim;
     let keys_len = shape.kv_heads * shape.head_dim;
-    let writer = cache.writer();
     let rows = Disjoint::new(rows);
     let block = |index: usize| {
         let begin = (position / POSITIONS + index) * POSITIONS;
@@ -82,6 +108,7 @@ pub fn place(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::cache::{CacheFormat, CacheShape, Meter};
 
     #[test]
     fn threads_and_chunks_leave_no_trace() {
@@ -91,22 +118,33 @@ mod tests {
             head_dim: 6,
         };
         let numbers = |n: usize| (0..n).map(|i| (i * 7 % 23) as f32 * 0.3 - 3.0);
-        let n = 53;
+        // Across the end of a page.
+        let (first, n) = (PAGE_POSITIONS - 21, 53);
         let (cos, sin): (Vec<f32>, Vec<f32>) = (
             numbers(n * 3).map(f32::cos).collect(),
             numbers(n * 3).map(f32::sin).collect(),
         );
         let run = |threads: usize, chunk: usize| {
             let pool = Pool::new(threads);
-            let mut cache = KvLayer::new(2, 6, 80).expect("memory");
+            let cache = CacheShape {
+                layers: 2,
+                kv_heads: 2,
+                head_dim: 6,
+                format: CacheFormat::F32,
+            };
+            let mut cache = KvCache::new(cache, &Meter::default().into());
+            cache.reserve(0..first + n).expect("memory");
             let mut rows: Vec<f32> = numbers(n * shape.len()).collect();
             for (index, rows) in rows.chunks_mut(chunk * shape.len()).enumerate() {
                 let angles = index * chunk * 3..index * chunk * 3 + rows.len() / shape.len() * 3;
-                let at = (&mut cache, 5 + index * chunk);
+                let at = (&mut cache, 1, first + index * chunk);
                 place(&pool, shape, at, rows, (&cos[angles.clone()], &sin[angles]));
             }
-            let stored: Vec<f32> = (0..5)
-                .flat_map(|block| [0, 1].map(|head| cache.block::<f32>(block, head)))
+            let layer = cache.layer(1);
+            let stored: Vec<f32> = [(0, 0), (0, 1), (1, 0), (1, 1)]
+                .map(|(page, head)| layer.head_of_page::<f32>(page, head))
+                .iter()
+                .flat_map(|head| (0..PAGE_POSITIONS / POSITIONS).map(|block| head.block(block)))
                 .flat_map(|(keys, values)| [keys, values].concat())
                 .collect();
             (rows, stored)

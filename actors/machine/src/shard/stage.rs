@@ -9,11 +9,10 @@ use cairn_wire::frame::RowsFrame;
 use cairn_wire::id::SequenceId;
 
 use super::queue::is_decode;
+use super::room::{Room, page_count};
 use super::{Groups, PassItem, Queue};
 use crate::Tick;
 
-/// Rows of a page of the cache: the unit in which room is counted.
-const PAGE_ROWS: u32 = 256;
 /// Fewer rows are not worth keeping once their sequence has ended.
 const RETAIN_ROWS_MIN: u32 = 16;
 
@@ -26,6 +25,8 @@ pub(super) struct Stage {
     held: BTreeMap<SequenceId, Held>,
     /// Ended sequences whose rows others may start with; the one unused for longest is first.
     retained: VecDeque<Retained>,
+    /// The pages of both.
+    room: Room,
     /// On the first stage: the groups that go round all of them.
     groups: Option<Groups>,
 }
@@ -76,6 +77,7 @@ impl Stage {
             queue: Queue::default(),
             held: BTreeMap::new(),
             retained: VecDeque::new(),
+            room: Room::default(),
             groups,
         }
     }
@@ -118,6 +120,7 @@ impl Stage {
             ordered: next,
         };
         self.held.insert(sequence, held);
+        self.room.take(sequence, rows_max, prefix);
         Admission::Taken
     }
 
@@ -141,13 +144,12 @@ impl Stage {
     /// Takes retained sequences away, the one unused for longest first, until the rest fits into
     /// the room that the plan has counted.
     pub(super) fn evict(&mut self) -> Option<SequenceId> {
-        let held = self.held.values().map(|held| pages(held.rows_max));
-        let retained = self.retained.iter().map(|kept| pages(kept.rows));
-        let room = pages(self.plan.context) * u64::from(self.plan.sequences);
-        if held.chain(retained).sum::<u64>() <= room {
+        if self.room.used() <= page_count(self.plan.context) * self.plan.sequences as usize {
             return None;
         }
-        self.retained.pop_front().map(|kept| kept.sequence)
+        let oldest = self.retained.pop_front()?.sequence;
+        self.room.give_back(oldest);
+        Some(oldest)
     }
 
     /// Ends a sequence; `None` when it is not here.
@@ -157,8 +159,10 @@ impl Stage {
         self.came_back(now, sequence);
         let rows = self.held.remove(&sequence)?.ordered;
         if rows < RETAIN_ROWS_MIN {
+            self.room.give_back(sequence);
             return Some(Kept::Nothing);
         }
+        self.room.trim(sequence, rows);
         self.retained.push_back(Retained { sequence, rows });
         Some(Kept::Rows)
     }
@@ -278,10 +282,9 @@ impl Stage {
         let kept = self.retained.iter().map(|kept| kept.sequence);
         let ended: Vec<SequenceId> = kept.filter(|id| matches(id)).collect();
         self.retained.retain(|kept| !matches(&kept.sequence));
+        for sequence in live.iter().chain(&ended) {
+            self.room.give_back(*sequence);
+        }
         (live, ended)
     }
-}
-
-fn pages(rows: u32) -> u64 {
-    u64::from(rows.div_ceil(PAGE_ROWS))
 }

@@ -12,25 +12,34 @@ struct Rig {
     sent: Vec<(NodeId, DataFrame)>,
     others: Vec<Output>,
     full: bool,
+    /// Of the plan, and what sequences are opened with.
+    context: u32,
 }
 
 const DRIVER: u8 = 9;
 
 impl Rig {
     fn new(me_is_stage: u16) -> Self {
+        Self::with_context(me_is_stage, 64)
+    }
+
+    fn with_context(me_is_stage: u16, context: u32) -> Self {
         let mut rig = Self {
             machine: ShardMachine::default(),
             passes: Vec::new(),
             sent: Vec::new(),
             others: Vec::new(),
             full: false,
+            context,
         };
         let nodes = [1, 2, 3, DRIVER].map(node);
         rig.feed(Input::Members(View {
             nodes: nodes.into(),
             ..View::default()
         }));
-        let plan = Arc::new(fixture_plan(&[(1, 0..2), (2, 2..4), (3, 4..6)]));
+        let mut plan = fixture_plan(&[(1, 0..2), (2, 2..4), (3, 4..6)]);
+        plan.context = context;
+        let plan = Arc::new(plan);
         let stage = me_is_stage;
         rig.feed(Input::Load {
             plan: Arc::clone(&plan),
@@ -84,7 +93,7 @@ impl Rig {
             plan: plan_id(1),
             stage,
             sequence: sequence(number),
-            rows_max: 64,
+            rows_max: self.context,
             sampling: Sampling::GREEDY,
             prefix,
         });
@@ -104,8 +113,14 @@ impl Rig {
 
     /// Runs `rows` rows of a new sequence and ends it.
     fn live(&mut self, number: u64, rows: u32) {
-        self.open(1, 1, number);
-        self.rows(1, 1, &[span(number, 0, rows, Ask::Nothing)]);
+        self.live_on(number, None, rows);
+    }
+
+    /// The same after rows of another, if so said.
+    fn live_on(&mut self, number: u64, prefix: Option<(u64, u32)>, rows: u32) {
+        self.open_with(1, 1, number, prefix);
+        let first = prefix.map_or(0, |(_, rows)| rows);
+        self.rows(1, 1, &[span(number, first, rows, Ask::Nothing)]);
         let pass = self.passes.pop().expect("an idle engine starts at once");
         self.done(&pass);
         self.close(1, 1, number);
@@ -434,6 +449,15 @@ fn a_failed_pass_leaves_nothing_to_start_with() {
     assert_eq!(rig.refusal(), Some(FailedWhy::Forgotten));
 }
 
+/// Sequences whose slots were closed.
+fn closed(rig: &Rig) -> Vec<u64> {
+    let closed = rig.others.iter().filter_map(|order| match order {
+        Output::CloseSlot { sequence, .. } => Some(sequence.number),
+        _ => None,
+    });
+    closed.collect()
+}
+
 #[test]
 fn what_was_kept_goes_when_room_is_needed_the_oldest_first() {
     let mut rig = Rig::new(1);
@@ -442,17 +466,26 @@ fn what_was_kept_goes_when_room_is_needed_the_oldest_first() {
         rig.live(number, 20);
     }
     rig.open_with(1, 1, 5, Some((1, 20)));
-    let closed = |rig: &Rig| -> Vec<u64> {
-        let closed = rig.others.iter().filter_map(|order| match order {
-            Output::CloseSlot { sequence, .. } => Some(sequence.number),
-            _ => None,
-        });
-        closed.collect()
-    };
     assert_eq!(closed(&rig), [2], "1 was used last");
     rig.open(1, 1, 6);
     assert_eq!(closed(&rig), [2, 3]);
     assert_eq!(rig.machine.sequences(), 2, "those under way stay");
+}
+
+#[test]
+fn pages_that_chats_share_take_room_once() {
+    // Four places of four pages.
+    let mut rig = Rig::with_context(1, 1024);
+    rig.live(1, 1000);
+    // Three whole pages are shared, so each takes one more.
+    for number in 2..=13 {
+        rig.live_on(number, Some((1, 1000)), 20);
+    }
+    assert_eq!(closed(&rig), [0; 0], "4 + 12 pages");
+    rig.open_with(1, 1, 14, Some((1, 1000)));
+    assert_eq!(closed(&rig), [2]);
+    rig.open(1, 1, 15);
+    assert_eq!(closed(&rig), [2, 3, 4, 5, 6], "it shares nothing");
 }
 
 #[test]

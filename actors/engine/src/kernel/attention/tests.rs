@@ -1,7 +1,9 @@
 //! Oracle: the formula in `f64`. Everything else is bit equality.
 
+use std::sync::Arc;
+
 use super::{AttentionScratch, AttentionShape, Span, attention};
-use crate::kernel::{CacheFormat, KvLayer, Pool};
+use crate::kernel::{CacheFormat, CacheShape, KvCache, Pool};
 
 fn number(i: usize, seed: usize) -> f32 {
     ((i * 7919 + seed * 104_729 + i * i % 641) % 2003) as f32 / 400.0 - 2.5
@@ -70,12 +72,15 @@ impl Case {
         ]
     }
 
-    fn cache(&self, rows: usize) -> KvLayer {
-        let AttentionShape {
-            kv_heads, head_dim, ..
-        } = self.shape;
-        let cache = KvLayer::with_format(self.format, kv_heads, head_dim, self.len + 3);
-        let mut cache = cache.expect("memory");
+    fn cache(&self, rows: usize) -> KvCache {
+        let shape = CacheShape {
+            layers: 1,
+            kv_heads: self.shape.kv_heads,
+            head_dim: self.shape.head_dim,
+            format: self.format,
+        };
+        let mut cache = KvCache::new(shape, &Arc::default());
+        cache.reserve(0..rows).expect("memory");
         let width = self.shape.kv_heads * self.shape.head_dim;
         let rows = self
             .keys
@@ -83,7 +88,7 @@ impl Case {
             .zip(self.values.chunks(width))
             .take(rows);
         for (position, (keys, values)) in rows.enumerate() {
-            cache.write(position, keys, values);
+            cache.write(0, position, keys, values);
         }
         cache
     }
@@ -128,7 +133,7 @@ impl Case {
             let (position, rows) = (index * chunk, out.len() / width);
             let cache = self.cache(position + rows);
             let spans = [Span {
-                cache: &cache,
+                cache: cache.layer(0),
                 position,
                 rows,
             }];
@@ -209,7 +214,7 @@ fn sequences_of_one_batch_do_not_see_each_other() {
         .iter()
         .zip(&caches)
         .map(|(&(position, rows), cache)| Span {
-            cache,
+            cache: cache.layer(0),
             position,
             rows,
         })
@@ -230,11 +235,11 @@ fn a_rewritten_position_replaces_the_old() {
     let case = Case::new(2, 1, 16, None, 20);
     let mut cache = case.cache(20);
     let width = 16;
-    cache.write(19, &[9.0; 16], &[9.0; 16]);
-    cache.write(19, &case.keys[19 * width..], &case.values[19 * width..]);
+    cache.write(0, 19, &[9.0; 16], &[9.0; 16]);
+    cache.write(0, 19, &case.keys[19 * width..], &case.values[19 * width..]);
     let mut out = vec![0.0; 2 * width];
     let spans = [Span {
-        cache: &cache,
+        cache: cache.layer(0),
         position: 19,
         rows: 1,
     }];
@@ -256,8 +261,8 @@ fn a_span_past_its_cache_is_refused() {
     let case = Case::new(1, 1, 4, None, 2);
     let cache = case.cache(2);
     let spans = [Span {
-        cache: &cache,
-        position: 5,
+        cache: cache.layer(0),
+        position: 256,
         rows: 1,
     }];
     let scratch = &mut AttentionScratch::default();

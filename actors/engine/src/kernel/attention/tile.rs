@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use crate::kernel::cache::{CacheFormat, Element, KvLayer, POSITIONS};
+use crate::kernel::cache::{CacheFormat, Element, HeadOfPage, KvLayer, PAGE_POSITIONS, POSITIONS};
 use crate::kernel::math;
 use crate::kernel::simd::{Isa, Kernel, Simd, dispatch, unrolled};
 
 /// Positions whose softmax is computed at once: their keys, values and scores
-/// stay in the second-level cache between the passes.
-pub(super) const SEGMENT: usize = 256;
+/// stay in the second-level cache between the passes. They are those of one page.
+pub(super) const SEGMENT: usize = PAGE_POSITIONS;
 /// Queries of the widest tile.
 pub(super) const TILE_MAX: usize = 8;
 
@@ -114,10 +114,9 @@ unsafe fn exp<S: Simd>(x: f32) -> f32 {
 
 /// A tile's softmax over one segment and the values it weighs.
 pub(super) struct SegmentTile<'a, 's> {
-    pub(super) cache: &'a KvLayer,
+    pub(super) cache: KvLayer<'a>,
     pub(super) kv_head: usize,
-    /// Of the segment.
-    pub(super) first_position: usize,
+    pub(super) segment: usize,
     /// Queries that matter.
     pub(super) pairs: usize,
     /// Positions that each query sees, in the whole sequence.
@@ -136,7 +135,7 @@ impl Kernel for SegmentTile<'_, '_> {
     unsafe fn run<S: Simd>(self) {
         // SAFETY: `run`'s contract.
         unsafe {
-            match self.cache.format() {
+            match self.cache.shape().format {
                 CacheFormat::F32 => self.over::<S, f32>(),
                 CacheFormat::F16 => self.over::<S, u16>(),
             }
@@ -163,50 +162,54 @@ impl SegmentTile<'_, '_> {
     unsafe fn tile<S: Simd, E: Element, const M: usize>(mut self) {
         let dim = self.part.padded_dim;
         assert!(self.queries.len() >= M * dim && self.scores.len() >= M * SEGMENT);
-        assert!(self.part.sums.len() >= M * dim && dim == self.cache.padded_dim());
+        assert!(self.part.sums.len() >= M * dim && dim == self.cache.shape().padded_dim());
         // Blocks that anyone sees; the last query sees furthest.
-        let end = self.visible[M - 1].end.min(self.first_position + SEGMENT);
-        let start = self.visible[0].start.max(self.first_position);
-        let first = (start - self.first_position) / POSITIONS;
-        let blocks = first..(end - self.first_position).div_ceil(POSITIONS);
+        let origin = self.first_position();
+        let end = self.visible[M - 1].end.min(origin + SEGMENT) - origin;
+        let start = self.visible[0].start.max(origin) - origin;
+        let blocks = start / POSITIONS..end.div_ceil(POSITIONS);
+        let head = self.cache.head_of_page::<E>(self.segment, self.kv_head);
         // SAFETY: `run`'s contract; the sizes were asserted above.
         unsafe {
-            self.score_blocks::<S, E, M>(blocks.clone());
+            self.score_blocks::<S, E, M>(head, blocks.clone());
             for m in 0..M {
                 self.softmax::<S>(m, blocks.clone());
             }
-            self.weigh_values::<S, E, M>(blocks);
+            self.weigh_values::<S, E, M>(head, blocks);
         }
     }
 
-    #[inline(always)]
-    fn block<E: Element>(&self, block: usize) -> (&[E], &[E]) {
-        self.cache
-            .block(self.first_position / POSITIONS + block, self.kv_head)
+    fn first_position(&self) -> usize {
+        self.segment * SEGMENT
     }
 
     /// Scores of the given blocks, two vectors of positions at a time. Meanwhile it asks for the
     /// keys that come next, and for the values of these positions: both lie in runs of a head of
     /// a block, too short for the CPU's own prefetcher to be of use.
     #[inline(always)]
-    unsafe fn score_blocks<S: Simd, E: Element, const M: usize>(&mut self, blocks: Range<usize>) {
+    unsafe fn score_blocks<S: Simd, E: Element, const M: usize>(
+        &mut self,
+        head: HeadOfPage<'_, E>,
+        blocks: Range<usize>,
+    ) {
         let step = (2 * S::LANES).div_ceil(POSITIONS);
         let mut block = blocks.start;
         // SAFETY: `run`'s contract; a block has 16 positions of each component
         // and the scores a place for each position of the segment.
         unsafe {
             while block < blocks.end {
-                let first = self.block::<E>(block).0.as_ptr();
+                let first = head.block(block).0.as_ptr();
                 let scores = self.scores.as_mut_ptr().add(block * POSITIONS);
                 if S::LANES < POSITIONS {
-                    self.score::<S, E, M, 2>([first, first.add(S::LANES)], scores);
+                    self.score::<S, E, M, 2>(head, [first, first.add(S::LANES)], scores);
                 } else if block + 1 < blocks.end {
                     self.score::<S, E, M, 2>(
-                        [first, self.block::<E>(block + 1).0.as_ptr()],
+                        head,
+                        [first, head.block(block + 1).0.as_ptr()],
                         scores,
                     );
                 } else {
-                    self.score::<S, E, M, 1>([first], scores);
+                    self.score::<S, E, M, 1>(head, [first], scores);
                 }
                 block += step;
             }
@@ -216,25 +219,31 @@ impl SegmentTile<'_, '_> {
     #[inline(always)]
     unsafe fn score<S: Simd, E: Element, const M: usize, const V: usize>(
         &self,
-        keys: [*const E; V],
+        head: HeadOfPage<'_, E>,
+        mut keys: [*const E; V],
         scores: *mut f32,
     ) {
         let dim = self.part.padded_dim;
-        let next = self.cache.block_stride() * (V * S::LANES).div_ceil(POSITIONS);
+        let next = head.block_stride * (V * S::LANES).div_ceil(POSITIONS);
         // SAFETY: the caller's; any address may be asked for.
         unsafe {
             let mut sums = [[S::splat(0.0); V]; M];
-            for component in 0..self.cache.head_dim() {
+            // Pointers that move: an index would be checked for overflow at each use.
+            let mut queries = [self.queries.as_ptr(); M];
+            unrolled!(M, m => queries[m] = queries[m].wrapping_add(m.wrapping_mul(dim)));
+            let values = dim.wrapping_mul(POSITIONS);
+            for _ in 0..self.cache.shape().head_dim {
                 let mut key = [S::splat(0.0); V];
                 unrolled!(V, v => {
-                    let at = keys[v].wrapping_add(component * POSITIONS);
-                    S::prefetch(at.wrapping_add(next).cast());
-                    S::prefetch_far(at.wrapping_add(POSITIONS * dim).cast());
-                    key[v] = E::load::<S>(at);
+                    S::prefetch(keys[v].wrapping_add(next).cast());
+                    S::prefetch_far(keys[v].wrapping_add(values).cast());
+                    key[v] = E::load::<S>(keys[v]);
+                    keys[v] = keys[v].wrapping_add(POSITIONS);
                 });
                 unrolled!(M, m => {
-                    let query = S::splat(*self.queries.as_ptr().add(m * dim + component));
+                    let query = S::splat(*queries[m]);
                     unrolled!(V, v => sums[m][v] = S::fma(query, key[v], sums[m][v]));
+                    queries[m] = queries[m].wrapping_add(1);
                 });
             }
             for (m, sums) in sums.into_iter().enumerate() {
@@ -250,7 +259,7 @@ impl SegmentTile<'_, '_> {
     unsafe fn softmax<S: Simd>(&mut self, m: usize, blocks: Range<usize>) {
         let place = |position: usize| {
             position
-                .saturating_sub(self.first_position)
+                .saturating_sub(self.first_position())
                 .min(blocks.end * POSITIONS)
         };
         let all = blocks.start * POSITIONS..blocks.end * POSITIONS;
@@ -296,17 +305,21 @@ impl SegmentTile<'_, '_> {
 
     /// Values times weights, position by position.
     #[inline(always)]
-    unsafe fn weigh_values<S: Simd, E: Element, const M: usize>(&mut self, blocks: Range<usize>) {
+    unsafe fn weigh_values<S: Simd, E: Element, const M: usize>(
+        &mut self,
+        head: HeadOfPage<'_, E>,
+        blocks: Range<usize>,
+    ) {
         let dim = self.part.padded_dim;
         let mut component = 0;
         while component < dim {
             // SAFETY: `run`'s contract; `dim` is a multiple of 16.
             unsafe {
                 if dim - component >= 2 * S::LANES {
-                    self.weigh::<S, E, M, 2>(blocks.clone(), component);
+                    self.weigh::<S, E, M, 2>(head, blocks.clone(), component);
                     component += 2 * S::LANES;
                 } else {
-                    self.weigh::<S, E, M, 1>(blocks.clone(), component);
+                    self.weigh::<S, E, M, 1>(head, blocks.clone(), component);
                     component += S::LANES;
                 }
             }
@@ -316,27 +329,29 @@ impl SegmentTile<'_, '_> {
     #[inline(always)]
     unsafe fn weigh<S: Simd, E: Element, const M: usize, const V: usize>(
         &mut self,
+        head: HeadOfPage<'_, E>,
         blocks: Range<usize>,
         component: usize,
     ) {
         let dim = self.part.padded_dim;
-        let next = self.cache.block_stride();
+        let next = head.block_stride;
         // SAFETY: the caller's; any address may be asked for.
         unsafe {
             let mut sums = [[S::splat(0.0); V]; M];
             for block in blocks {
-                let values = self.block::<E>(block).1.as_ptr().add(component);
-                let weights = self.scores.as_ptr().add(block * POSITIONS);
+                let mut values = head.block(block).1.as_ptr().add(component);
+                let first = self.scores.as_ptr().add(block * POSITIONS);
                 for position in 0..POSITIONS {
-                    let values = values.add(position * dim);
+                    let weights = first.wrapping_add(position);
                     let mut value = [S::splat(0.0); V];
                     unrolled!(V, v => {
-                        let at = values.add(v * S::LANES);
+                        let at = values.wrapping_add(v * S::LANES);
                         S::prefetch(at.wrapping_add(next).cast());
                         value[v] = E::load::<S>(at);
                     });
+                    values = values.wrapping_add(dim);
                     unrolled!(M, m => {
-                        let weight = S::splat(*weights.add(m * SEGMENT + position));
+                        let weight = S::splat(*weights.wrapping_add(m * SEGMENT));
                         unrolled!(V, v => sums[m][v] = S::fma(weight, value[v], sums[m][v]));
                     });
                 }

@@ -58,33 +58,36 @@ impl<W: Float> Tile for FloatTile<W> {
     #[inline(always)]
     unsafe fn tile<S: Simd, const M: usize>(
         _scales: *const u8,
-        weights: *const u8,
+        mut weights: *const u8,
         inputs: *const f32,
         len: usize,
     ) -> [S::F; M] {
+        let step = W::BYTES * S::LANES;
         // SAFETY: the caller's contract: `len` inputs in the strip and in each
         // row.
         unsafe {
             // Even and odd inputs apart, or one row would wait for each sum.
             let mut even = [S::splat(0.0); M];
             let mut odd = [S::splat(0.0); M];
+            // Pointers that move: an index would be checked for overflow at each use.
+            let mut rows = [inputs; M];
+            unrolled!(M, m => rows[m] = inputs.wrapping_add(m.wrapping_mul(len)));
+            let end = inputs.add(len & !1);
             let mut ahead = Ahead::of(weights);
-            let mut col = 0;
-            while col < len {
-                ahead.advance::<S>(2 * W::BYTES * S::LANES);
-                let weight = W::load::<S>(weights.add(col * W::BYTES * S::LANES));
+            while rows[0] < end {
+                ahead.advance::<S>(2 * step);
+                let first = W::load::<S>(weights);
+                let second = W::load::<S>(weights.wrapping_add(step));
                 unrolled!(M, m => {
-                    let input = S::splat(*inputs.add(m * len + col));
-                    even[m] = S::fma(weight, input, even[m]);
+                    even[m] = S::fma(first, S::splat(*rows[m]), even[m]);
+                    odd[m] = S::fma(second, S::splat(*rows[m].wrapping_add(1)), odd[m]);
+                    rows[m] = rows[m].wrapping_add(2);
                 });
-                if col + 1 < len {
-                    let weight = W::load::<S>(weights.add((col + 1) * W::BYTES * S::LANES));
-                    unrolled!(M, m => {
-                        let input = S::splat(*inputs.add(m * len + col + 1));
-                        odd[m] = S::fma(weight, input, odd[m]);
-                    });
-                }
-                col += 2;
+                weights = weights.wrapping_add(2 * step);
+            }
+            if len % 2 == 1 {
+                let last = W::load::<S>(weights);
+                unrolled!(M, m => even[m] = S::fma(last, S::splat(*rows[m]), even[m]));
             }
             unrolled!(M, m => even[m] = S::add(even[m], odd[m]));
             even

@@ -288,13 +288,26 @@ fn progress_ends_with_everything() {
 fn memory_counts_open_sequences() {
     let file = model(&TinyModel::new(3).gguf());
     let mut shard = shard(&file, 0..2, &options(ComputePath::Auto));
-    assert_eq!(shard.memory().kv_bytes, 0);
     let slot = shard.open(10).unwrap();
-    // 10 rows, 2 layers, keys and values of 2 heads of 16 floats.
-    assert_eq!(shard.memory().kv_bytes, 10 * 2 * 2 * 32 * 4);
+    assert_eq!(shard.kv_bytes(), 0, "not a row yet");
+    let spans = [BatchSpan {
+        slot,
+        position: 0,
+        rows: 3,
+        logits: LogitRows::None,
+    }];
+    let input = Input::Tokens(&[1, 2, 3]);
+    shard
+        .forward(&Batch {
+            input,
+            spans: &spans,
+        })
+        .unwrap();
+    // A page of 256 rows, 2 layers, keys and values of 2 heads of 16 floats.
+    assert_eq!(shard.kv_bytes(), 256 * 2 * 2 * 32 * 4);
     assert_eq!(file.layer_costs().layers[0].kv_bytes_per_token, 2 * 32 * 4);
     shard.close(slot);
-    assert_eq!(shard.memory().kv_bytes, 0);
+    assert_eq!(shard.kv_bytes(), 0);
 }
 
 #[test]

@@ -1,0 +1,213 @@
+//! One page of a cache: some positions in all layers of a stage.
+//!
+//! All layers in one mapping, so that a long sequence takes few of the mappings that the
+//! system has for a process.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use half::f16;
+
+use crate::kernel::pages::{Pages, Zeroable};
+use crate::kernel::simd::Simd;
+
+/// Positions whose keys are stored together, transposed.
+pub(in crate::kernel) const POSITIONS: usize = 16;
+/// Positions of a page: the unit in which sequences share what they have in common. Attention
+/// looks a page up once for each of its segments, so those never cross its end.
+pub const PAGE_POSITIONS: usize = 256;
+
+/// The numbers that keys and values are kept as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CacheFormat {
+    /// 32-bit floats: what was computed.
+    #[default]
+    F32,
+    /// Half precision, rounded half to even: half the memory, and half the
+    /// bytes to read per token at long contexts. Not the same bits as F32.
+    F16,
+}
+
+impl CacheFormat {
+    /// Bytes of one number.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+/// What the caches of one stage have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Layers of the stage.
+    pub layers: usize,
+    /// Key heads, and value heads.
+    pub kv_heads: usize,
+    /// Components of a head.
+    pub head_dim: usize,
+    /// What the numbers are kept as.
+    pub format: CacheFormat,
+}
+
+impl CacheShape {
+    /// Bytes of a page, of which the system provides what is touched.
+    #[must_use]
+    pub fn page_bytes(&self) -> usize {
+        self.layers * self.layer_len() * self.format.bytes()
+    }
+
+    /// Components of a head with those that fill up the last vector; they are
+    /// zero.
+    pub(in crate::kernel) fn padded_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(POSITIONS)
+    }
+
+    /// Numbers from a head's keys in one block to its keys in the next.
+    pub(in crate::kernel) fn block_len(&self) -> usize {
+        self.kv_heads * self.head_len()
+    }
+
+    /// Numbers of a head in a block, keys and values.
+    #[inline(always)]
+    fn head_len(&self) -> usize {
+        2 * POSITIONS * self.padded_dim()
+    }
+
+    /// Numbers of a layer in a page.
+    fn layer_len(&self) -> usize {
+        PAGE_POSITIONS / POSITIONS * self.block_len()
+    }
+
+    /// Where a head of a block of a layer begins.
+    pub(super) fn start(&self, layer: usize, block: usize, head: usize) -> usize {
+        layer * self.layer_len() + block * self.block_len() + head * self.head_len()
+    }
+}
+
+/// Counts the bytes of the pages that live, each once, however many sequences hold it.
+#[derive(Debug, Default)]
+pub struct Meter(AtomicU64);
+
+impl Meter {
+    /// Bytes of all pages that were taken and not yet given back.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Keys and values of [`PAGE_POSITIONS`] positions, zero where nothing was written. Layer by
+/// layer, block by block of 16 positions and head by head: keys `(padded_dim, 16)`, so that a
+/// vector holds one component of many keys, then values `(16, padded_dim)`.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) numbers: Numbers,
+    bytes: u64,
+    meter: Arc<Meter>,
+}
+
+#[derive(Debug)]
+pub(in crate::kernel) enum Numbers {
+    F32(Pages<f32>),
+    F16(Pages<u16>),
+}
+
+impl Page {
+    /// # Errors
+    /// When the system has no address space for it.
+    pub(super) fn new(shape: &CacheShape, meter: &Arc<Meter>) -> io::Result<Page> {
+        let len = shape.layers * shape.layer_len();
+        let numbers = match shape.format {
+            CacheFormat::F32 => Numbers::F32(Pages::zeroed(len)?),
+            CacheFormat::F16 => Numbers::F16(Pages::zeroed(len)?),
+        };
+        let bytes = shape.page_bytes() as u64;
+        meter.0.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Page {
+            numbers,
+            bytes,
+            meter: Arc::clone(meter),
+        })
+    }
+
+    /// Takes over the first `positions` positions of another page of the same shape. Those
+    /// behind them in the last block come along; nothing looks at them before they are written.
+    pub(super) fn copy_from(&mut self, other: &Page, positions: usize, shape: &CacheShape) {
+        let len = positions.div_ceil(POSITIONS) * shape.block_len();
+        for layer in 0..shape.layers {
+            let start = shape.start(layer, 0, 0);
+            let part = start..start + len;
+            match (&mut self.numbers, &other.numbers) {
+                (Numbers::F32(mine), Numbers::F32(theirs)) => {
+                    mine[part.clone()].copy_from_slice(&theirs[part]);
+                }
+                (Numbers::F16(mine), Numbers::F16(theirs)) => {
+                    mine[part.clone()].copy_from_slice(&theirs[part]);
+                }
+                (Numbers::F32(_), Numbers::F16(_)) | (Numbers::F16(_), Numbers::F32(_)) => {
+                    unreachable!("pages of one shape")
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        self.meter.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A number of a cache.
+pub(in crate::kernel) trait Element: Zeroable {
+    fn of(value: f32) -> Self;
+    /// # Safety
+    /// As for [`Simd`]: a vector's width of numbers.
+    unsafe fn load<S: Simd>(from: *const Self) -> S::F;
+    /// # Panics
+    /// When the page keeps other numbers.
+    fn all(numbers: &Numbers) -> &Pages<Self>;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn of(value: f32) -> f32 {
+        value
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const f32) -> S::F {
+        // SAFETY: the caller's contract.
+        unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    fn all(numbers: &Numbers) -> &Pages<f32> {
+        match numbers {
+            Numbers::F32(numbers) => numbers,
+            Numbers::F16(_) => unreachable!("the caller asked for the format"),
+        }
+    }
+}
+
+/// Half precision, as bits.
+impl Element for u16 {
+    #[inline(always)]
+    fn of(value: f32) -> u16 {
+        f16::from_f32(value).to_bits()
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const u16) -> S::F {
+        // SAFETY: the caller's contract.
+        unsafe { S::load_f16(from) }
+    }
+    #[inline(always)]
+    fn all(numbers: &Numbers) -> &Pages<u16> {
+        match numbers {
+            Numbers::F16(numbers) => numbers,
+            Numbers::F32(_) => unreachable!("the caller asked for the format"),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+use super::*;
+
+const SHAPE: CacheShape = CacheShape {
+    layers: 2,
+    kv_heads: 1,
+    head_dim: 3,
+    format: CacheFormat::F32,
+};
+
+/// A cache of `positions` positions, each of which holds its number, and `mark` more in values.
+fn written(positions: usize, meter: &Arc<Meter>, mark: f32) -> KvCache {
+    let mut cache = KvCache::new(SHAPE, meter);
+    write(&mut cache, 0..positions, mark);
+    cache
+}
+
+fn write(cache: &mut KvCache, positions: Range<usize>, mark: f32) {
+    cache.reserve(positions.clone()).expect("memory");
+    for position in positions {
+        let number = position as f32;
+        for layer in 0..SHAPE.layers {
+            let number = number + 0.5 * layer as f32;
+            cache.write(layer, position, &[number; 3], &[number + mark; 3]);
+        }
+    }
+}
+
+/// The first key and value of a position, less what [`write`] put there with a mark of 0.
+fn off(cache: &KvCache, layer: usize, position: usize) -> (f32, f32) {
+    let head = cache
+        .layer(layer)
+        .head_of_page::<f32>(position / PAGE_POSITIONS, 0);
+    let (block, within) = (position % PAGE_POSITIONS / POSITIONS, position % POSITIONS);
+    let (keys, values) = head.block(block);
+    let expected = position as f32 + 0.5 * layer as f32;
+    (
+        keys[within] - expected,
+        values[within * SHAPE.padded_dim()] - expected,
+    )
+}
+
+fn assert_marks(cache: &KvCache, positions: Range<usize>, mark: f32) {
+    for position in positions {
+        for layer in 0..SHAPE.layers {
+            assert_eq!(off(cache, layer, position), (0.0, mark), "{position}");
+        }
+    }
+}
+
+#[test]
+fn pages_are_taken_as_rows_come_and_given_back() {
+    let meter = Arc::default();
+    let page = SHAPE.page_bytes() as u64;
+    let mut cache = KvCache::new(SHAPE, &meter);
+    assert_eq!(meter.bytes(), 0);
+    cache.reserve(0..1).expect("memory");
+    cache.reserve(1..PAGE_POSITIONS).expect("memory");
+    assert_eq!(meter.bytes(), page);
+    cache
+        .reserve(PAGE_POSITIONS - 1..PAGE_POSITIONS + 1)
+        .expect("memory");
+    assert_eq!(meter.bytes(), 2 * page);
+    drop(cache);
+    assert_eq!(meter.bytes(), 0);
+}
+
+#[test]
+fn a_shared_page_is_held_once_until_one_writes_into_it() {
+    let meter = Arc::default();
+    let page = SHAPE.page_bytes() as u64;
+    let rows = 2 * PAGE_POSITIONS + 40;
+    let first = written(rows, &meter, 0.0);
+    let mut others = [(); 5].map(|()| first.fork(rows));
+    assert_eq!(meter.bytes(), 3 * page);
+    for other in &mut others {
+        write(other, rows..rows + 1, 7.0);
+    }
+    assert_eq!(meter.bytes(), (3 + 5) * page, "only the last is copied");
+    drop(first);
+    assert_eq!(meter.bytes(), (2 + 5) * page, "others hold the rest of it");
+    for other in &others {
+        assert_marks(other, 0..rows, 0.0);
+        assert_marks(other, rows..rows + 1, 7.0);
+    }
+}
+
+#[test]
+fn neither_side_of_a_fork_sees_what_the_other_writes() {
+    let meter = Arc::default();
+    for rows in [1, 15, 16, 17, 40, PAGE_POSITIONS, PAGE_POSITIONS + 1] {
+        for original_first in [true, false] {
+            let end = PAGE_POSITIONS + 50;
+            let mut original = written(end, &meter, 0.0);
+            let mut fork = original.fork(rows);
+            if original_first {
+                write(&mut original, end..end + 5, 1.0);
+                write(&mut fork, rows..end, 2.0);
+            } else {
+                write(&mut fork, rows..end, 2.0);
+                write(&mut original, end..end + 5, 1.0);
+            }
+            assert_marks(&original, 0..end, 0.0);
+            assert_marks(&original, end..end + 5, 1.0);
+            assert_marks(&fork, 0..rows, 0.0);
+            assert_marks(&fork, rows..end, 2.0);
+        }
+    }
+}
+
+#[test]
+fn rows_before_those_that_were_shared_can_be_written_again() {
+    let meter = Arc::default();
+    let rows = PAGE_POSITIONS + 20;
+    let mut original = written(rows, &meter, 0.0);
+    let fork = original.fork(rows);
+    write(&mut original, 5..rows, 3.0);
+    assert_marks(&original, 0..5, 0.0);
+    assert_marks(&original, 5..rows, 3.0);
+    assert_marks(&fork, 0..rows, 0.0);
+}
+
+#[test]
+fn the_last_holder_writes_in_place() {
+    let meter = Arc::default();
+    let original = written(20, &meter, 0.0);
+    let mut fork = original.fork(20);
+    drop(original);
+    write(&mut fork, 20..30, 0.0);
+    assert_eq!(meter.bytes(), SHAPE.page_bytes() as u64);
+    assert_marks(&fork, 0..30, 0.0);
+}
+
+#[test]
+#[should_panic(expected = "reserved before they are written")]
+fn a_shared_page_is_not_written() {
+    let meter = Arc::default();
+    let mut original = written(20, &meter, 0.0);
+    let _fork = original.fork(20);
+    original.write(0, 19, &[0.0; 3], &[0.0; 3]);
+}
