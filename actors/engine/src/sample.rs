@@ -86,19 +86,23 @@ pub fn sample(
             *logit
         };
     }
-    let normaliser = log_sum_exp(logits);
+    let mut top = largest(logits);
+    let normaliser = log_sum_exp(logits, top);
     // Penalties overwrite logits, so the few that may change keep their first value here.
     let recent = recent(history, params.repetition_window);
     let before: Vec<(u32, f32)> = recent
         .iter()
         .filter_map(|&token| Some((token, *logits.get(token as usize)?)))
         .collect();
-    penalise(logits, &before, params.repetition_penalty);
+    if params.repetition_penalty != 1.0 {
+        penalise(logits, &before, params.repetition_penalty);
+        top = largest(logits);
+    }
 
     let token = if params.temperature > 0.0 {
-        draw(logits, params, position)
+        draw(logits, top, params, position)
     } else {
-        best(logits)
+        first(logits, top)
     };
     let original = before
         .iter()
@@ -123,9 +127,6 @@ fn recent(history: &[u32], window: usize) -> Vec<u32> {
 
 /// Keskar et al., arXiv:1909.05858, section 4.1, with the sign taken into account.
 fn penalise(logits: &mut [f32], recent: &[(u32, f32)], penalty: f32) {
-    if penalty == 1.0 {
-        return;
-    }
     for &(token, logit) in recent {
         logits[token as usize] = if logit > 0.0 {
             logit / penalty
@@ -138,9 +139,8 @@ fn penalise(logits: &mut [f32], recent: &[(u32, f32)], penalty: f32) {
 /// Logits that are searched at once.
 const CHUNK: usize = 64;
 
-/// The first of the most probable tokens.
-fn best(logits: &[f32]) -> u32 {
-    let top = top(logits);
+/// The first token whose logit is `top`.
+fn first(logits: &[f32], top: f32) -> u32 {
     // By chunks without an early end, which are compared in vectors.
     let is_top = |logit: &f32| *logit == top;
     let has_top = |chunk: &[f32]| chunk.iter().fold(false, |has, logit| has | is_top(logit));
@@ -150,7 +150,7 @@ fn best(logits: &[f32]) -> u32 {
 }
 
 /// The largest logit; none is NaN.
-fn top(logits: &[f32]) -> f32 {
+fn largest(logits: &[f32]) -> f32 {
     // Lanes of their own: one running maximum would wait for each comparison.
     let mut lanes = [f32::NEG_INFINITY; 16];
     let mut chunks = logits.chunks_exact(lanes.len());
@@ -165,10 +165,9 @@ fn top(logits: &[f32]) -> f32 {
         .fold(f32::NEG_INFINITY, f32::max)
 }
 
-fn draw(logits: &[f32], params: &SamplerParams, position: u32) -> u32 {
-    let top = top(logits);
+fn draw(logits: &[f32], top: f32, params: &SamplerParams, position: u32) -> u32 {
     if !top.is_finite() {
-        return best(logits);
+        return first(logits, top);
     }
     let scale = 1.0 / params.temperature;
     let weight = |logit: f32| f64::from(exp((logit - top) * scale));
@@ -183,7 +182,7 @@ fn draw(logits: &[f32], params: &SamplerParams, position: u32) -> u32 {
         }
     }
     // Rounding may leave a sliver past the last one.
-    candidates.last().map_or(best(logits), |c| c.token)
+    candidates.last().map_or(first(logits, top), |c| c.token)
 }
 
 /// The tokens that top-k, top-p and min-p leave: the most probable first if any are left
@@ -259,9 +258,8 @@ fn sort_first(all: &mut [Candidate], count: usize) {
     all[..count].sort_unstable_by(order);
 }
 
-/// ln(sum(exp(logits))).
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let top = top(logits);
+/// ln(sum(exp(logits))), of which `top` is the largest.
+fn log_sum_exp(logits: &[f32], top: f32) -> f64 {
     if !top.is_finite() {
         return f64::from(top);
     }
