@@ -117,7 +117,7 @@ fn chats_with_one_system_prompt_hold_it_once() {
     println!(
         "{CHATS} chats: {} KiB more, {} KiB had the prompt been copied",
         grown >> 10,
-        CHATS * copied >> 10
+        (CHATS * copied) >> 10
     );
     // The rows behind the last whole page are copied, and the chat's own follow them.
     assert!(grown <= CHATS * page + (4 << 20), "{grown} bytes");
