@@ -61,8 +61,8 @@ pub(super) fn run(args: &BenchDeviceArgs) -> Result<(), Failure> {
     let bytes: u64 = costs.layers.iter().map(|layer| layer.weight_bytes).sum();
     let bytes = usize::try_from(bytes + costs.head_bytes).unwrap_or(usize::MAX);
     let read = probe::read_bytes_per_second(&Pool::new(threads), bytes).ok();
-    let speeds = measure(&file, &options, &probe_workload()).map_err(unusable)?;
-    let report = report(&path, &file, threads, &speeds, read, limits);
+    let speeds = measure(&file, &options, &probe_workload(&options)).map_err(unusable)?;
+    let report = report(&path, &file, &options, &speeds, read, limits);
     let text = match args.json {
         true => serde_json::to_string(&report).map_err(anyhow::Error::from)?,
         false => render(&report),
@@ -74,7 +74,7 @@ pub(super) fn run(args: &BenchDeviceArgs) -> Result<(), Failure> {
 fn report(
     path: &Path,
     file: &ModelFile,
-    threads: usize,
+    options: &ShardOptions,
     speeds: &Speeds,
     read: Option<f64>,
     limits: Limits,
@@ -86,7 +86,7 @@ fn report(
     };
     let bytes = mean(&|layer| layer.weight_bytes);
     let macs = mean(&|layer| layer.macs_per_row);
-    let rows = probe_workload().chunk_rows as f64;
+    let rows = probe_workload(options).chunk_rows as f64;
     let attended = mean(&|layer| layer.attention_macs_per_row) * rows / 2.0;
     let chunk = speeds.layer_nanos as f64 / 1e9
         + rows * macs / speeds.prefill_macs_per_second as f64
@@ -94,7 +94,7 @@ fn report(
     Report {
         model: path.display().to_string(),
         isa: Isa::detect().name(),
-        threads,
+        threads: options.threads,
         decode_layer_nanos: speeds.layer_nanos_of(bytes as u64),
         layer_nanos: speeds.layer_nanos,
         wake_nanos: speeds.wake_nanos,

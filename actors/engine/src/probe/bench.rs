@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Workload;
-use super::busy::Busy;
 use super::fit::{Amounts, Timings};
 use super::wake;
 use crate::error::EngineError;
@@ -15,6 +14,7 @@ use crate::sample::{SamplerParams, sample};
 use crate::shard::{
     Batch, BatchSpan, Input, LogitRows, Output, Shard, ShardOptions, SlotId, Threads,
 };
+use crate::stopwatch::{Clock, Stopwatch};
 
 /// Rows are run one after the other for so long, and at least twice; the mean counts.
 /// Short against what a system lets another program run for, so that a median over
@@ -46,6 +46,7 @@ pub(super) struct Bench {
 /// A shard and rows to run through it.
 struct Runner {
     shard: Shard,
+    clock: Clock,
     capacity: usize,
     tokens: Vec<u32>,
     hidden: Vec<f32>,
@@ -70,8 +71,9 @@ impl Bench {
             ..options.clone()
         };
         let rows = chunk_rows.max(1);
-        let body = Runner::load(file, layers.clone(), &options, rows)?;
-        let tail = Runner::load(file, spec.layers - 1..spec.layers, &options, rows)?;
+        let load = |layers| Runner::load(file, layers, &options, rows, workload.clock);
+        let body = load(layers.clone())?;
+        let tail = load(spec.layers - 1..spec.layers)?;
         // After the pools are made: threads inherit what this one is bound to.
         if options.binding == Threads::Pinned {
             bind_caller();
@@ -108,10 +110,11 @@ impl Bench {
         let mut taken: [Vec<f64>; 5] = Default::default();
         let (early, late) = (self.body.open(0)?, self.body.open(self.cached_rows)?);
         let alone = self.tail.open(0)?;
-        let mut busy = Busy::start();
+        let both = || [Clock::Wall, Clock::Thread].map(Stopwatch::start);
+        let mut watches = both();
         for round in 0..=rounds {
             if round == 1 {
-                busy = Busy::start();
+                watches = both();
             }
             let found = [
                 self.body.rows(early, WINDOW, LogitRows::None)?,
@@ -128,7 +131,7 @@ impl Bench {
                     .for_each(|(all, one)| all.push(one));
             }
         }
-        let busy_permille = busy.permille();
+        let [passed, ran] = watches.map(|watch| watch.seconds());
         let [early, late, last, chunk_early, chunk_late] =
             taken.each_mut().map(|times| median(times));
         Ok(Timings {
@@ -139,7 +142,8 @@ impl Bench {
             chunk_late,
             wake: wake::seconds(),
             spread_permille: spread_permille(&taken[1]),
-            busy_permille,
+            // A share: clocks may differ a little.
+            busy_permille: (ran / passed.max(1e-9) * 1e3).min(1e3) as u32,
         })
     }
 }
@@ -150,6 +154,7 @@ impl Runner {
         layers: Range<u32>,
         options: &ShardOptions,
         rows: usize,
+        clock: Clock,
     ) -> Result<Runner, EngineError> {
         let shard = Shard::load(file, layers, options, &mut |_| {})?;
         let spec = file.spec();
@@ -161,6 +166,7 @@ impl Runner {
             tokens: tokens.collect(),
             hidden: hidden.collect(),
             shard,
+            clock,
             capacity: options.context,
         })
     }
@@ -183,9 +189,9 @@ impl Runner {
         let (mut taken, mut count) = (Duration::ZERO, 0);
         while count < WINDOW_ROWS_MAX && (count < 2 || taken < window) {
             std::thread::sleep(PAUSE);
-            let since = Instant::now();
+            let watch = Stopwatch::start(self.clock);
             self.pass(at.slot, at.rows + count, 1, logits)?;
-            taken += since.elapsed();
+            taken += watch.elapsed();
             count += 1;
         }
         self.shard.truncate(at.slot, at.rows);
@@ -194,9 +200,9 @@ impl Runner {
 
     /// Seconds of a chunk.
     fn chunk(&mut self, at: Place, rows: usize) -> Result<f64, EngineError> {
-        let since = Instant::now();
+        let watch = Stopwatch::start(self.clock);
         self.pass(at.slot, at.rows, rows, LogitRows::None)?;
-        let seconds = since.elapsed().as_secs_f64();
+        let seconds = watch.seconds();
         self.shard.truncate(at.slot, at.rows);
         Ok(seconds)
     }
