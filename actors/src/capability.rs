@@ -23,14 +23,10 @@ use crate::wiring::Wiring;
 use limits::Limits;
 use measure::{Measurer, Trust};
 
-/// Threads that must wake, one after the other, between a row's arrival and that of its
-/// result: the shard's for the row, the engine's, the shard's for the result, and the
-/// receiver's.
-const WAKES_OF_PASS: u64 = 4;
-/// What those threads and the sockets between them do for a row, until its result is where
-/// it belongs. Seen in clusters on one machine (`docs/planner.md` says how); a node cannot
-/// measure it alone.
-const HANDLING_NANOS: u64 = 400_000;
+/// Threads that must wake, one after the other, between a row's arrival at the shard's actor and
+/// that of its result: the engine's and the actor's. Those that bring the row and take the result
+/// away belong to the hop, whose round trip is measured from actor to actor.
+const WAKES_OF_PASS: u64 = 2;
 
 /// Effects of capability.
 pub(crate) struct CapabilityRole {
@@ -71,7 +67,8 @@ impl CapabilityRole {
     }
 
     /// What this node's stage was said to take for a row and was seen to take since the last
-    /// status. The plan says what it takes in the long run, the engine what in a moment.
+    /// status. The plan says what it takes in the long run; after a rest it takes less, down to
+    /// its share of that.
     fn observe(&self) {
         let measured = self.wiring.gauges.single_row_micros();
         let plan = self.wiring.plan.borrow().clone();
@@ -82,8 +79,10 @@ impl CapabilityRole {
         let mine = stages.filter(|(stage, _)| stage.node == self.wiring.me);
         let share = u64::from(Limits::read().share_permille(self.offer.measurer.options.threads));
         for (_, forecast) in mine {
+            let lasting = forecast.decode_micros;
+            let burst = lasting.saturating_mul(share) / 1000;
             let observed = Observed {
-                forecast_micros: forecast.decode_micros.saturating_mul(share) / 1000,
+                forecast_micros: measured_micros.clamp(burst, lasting),
                 measured_micros,
             };
             self.wiring.to_capability(Input::Observed(observed));
@@ -170,7 +169,6 @@ impl Offer {
             prefill_macs_per_second: speed(|speeds| speeds.prefill_macs_per_second),
             pass_nanos: speeds
                 .map_or(0, |speeds| speeds.wake_nanos.saturating_mul(WAKES_OF_PASS))
-                .saturating_add(HANDLING_NANOS)
                 .min(MEASURED_NANOS_MAX),
             layer_nanos: speeds
                 .map_or(0, |speeds| speeds.layer_nanos)

@@ -11,6 +11,7 @@ mod wake;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::EngineError;
 use crate::file::ModelFile;
@@ -18,6 +19,11 @@ use crate::kernel::{Format, Pool, probe};
 use crate::shard::ShardOptions;
 use crate::stopwatch::Clock;
 use bench::Bench;
+
+/// Between two rows, and two messages to a thread that sleeps. In service other stages have the
+/// row, or the token goes round, for some milliseconds: threads sleep and cores rest then, and
+/// what comes next takes a third longer than without a pause.
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// What a device takes for the parts of a pass: a stage takes for each layer `layer_nanos`
 /// and its bytes over the bandwidth, and where it is the last the head's bytes over the
@@ -96,11 +102,17 @@ pub fn measure(
             .map(|l| l.weight_bytes)
             .collect::<Vec<_>>(),
     );
-    // A pool binds its threads when it is made, so it is made before this thread is bound.
+    // A pool binds its threads when it is made, so it is made before this thread is bound; and
+    // the thread that another wakes is not bound to that one's core.
+    let wake = wake::seconds();
     let matrix = matrix_bytes_per_second(file, layers.start, options.threads, workload.clock);
     let mut bench = Bench::load(file, layers, options, workload)?;
     let timings = bench.run(workload.rounds)?;
-    Ok(fit::fit(&bench.amounts(&costs), &timings, matrix))
+    let fitted = fit::fit(&bench.amounts(&costs), &timings, matrix);
+    Ok(Speeds {
+        wake_nanos: whole(wake * 1e9),
+        ..fitted
+    })
 }
 
 /// What can be said without a model: the speed of one large matrix, as if a layer were
@@ -225,6 +237,8 @@ mod tests {
             ] {
                 assert!(speed > 1, "{speeds:?}");
             }
+            // Beside the pauses, such a small model takes no time.
+            assert!(speeds.busy_permille > 200, "{speeds:?}");
         }
     }
 

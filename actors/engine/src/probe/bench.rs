@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::PAUSE;
 use super::Workload;
 use super::fit::{Amounts, Timings};
-use super::wake;
 use crate::error::EngineError;
 use crate::file::{LayerCosts, ModelFile};
 use crate::kernel::bind_caller;
@@ -22,8 +22,9 @@ use crate::stopwatch::{Clock, Stopwatch};
 const WINDOW: Duration = Duration::from_millis(20);
 /// The same for the last layer and the head.
 const WINDOW_SHORT: Duration = Duration::from_millis(4);
-/// Longer than a thread of the pool waits awake for more work.
-const PAUSE: Duration = Duration::from_micros(250);
+/// A window is over when so many times as much has passed, pauses included: rows of small models
+/// take no time beside them.
+const WINDOWS_PASSED: u32 = 3;
 /// Rows that a window may append late in a sequence.
 const WINDOW_ROWS_MAX: usize = 64;
 
@@ -47,6 +48,9 @@ pub(super) struct Bench {
 struct Runner {
     shard: Shard,
     clock: Clock,
+    /// Time of the passes that were timed, and what of it this thread ran.
+    passed: Duration,
+    ran: Duration,
     capacity: usize,
     tokens: Vec<u32>,
     hidden: Vec<f32>,
@@ -110,11 +114,11 @@ impl Bench {
         let mut taken: [Vec<f64>; 5] = Default::default();
         let (early, late) = (self.body.open(0)?, self.body.open(self.cached_rows)?);
         let alone = self.tail.open(0)?;
-        let both = || [Clock::Wall, Clock::Thread].map(Stopwatch::start);
-        let mut watches = both();
         for round in 0..=rounds {
             if round == 1 {
-                watches = both();
+                for one in [&mut self.body, &mut self.tail] {
+                    (one.passed, one.ran) = (Duration::ZERO, Duration::ZERO);
+                }
             }
             let found = [
                 self.body.rows(early, WINDOW, LogitRows::None)?,
@@ -131,7 +135,8 @@ impl Bench {
                     .for_each(|(all, one)| all.push(one));
             }
         }
-        let [passed, ran] = watches.map(|watch| watch.seconds());
+        let sum = |of: fn(&Runner) -> Duration| (of(&self.body) + of(&self.tail)).as_secs_f64();
+        let [passed, ran] = [sum(|one| one.passed), sum(|one| one.ran)];
         let [early, late, last, chunk_early, chunk_late] =
             taken.each_mut().map(|times| median(times));
         Ok(Timings {
@@ -140,7 +145,6 @@ impl Bench {
             last,
             chunk_early,
             chunk_late,
-            wake: wake::seconds(),
             spread_permille: spread_permille(&taken[1]),
             // A share: clocks may differ a little.
             busy_permille: (ran / passed.max(1e-9) * 1e3).min(1e3) as u32,
@@ -167,6 +171,8 @@ impl Runner {
             hidden: hidden.collect(),
             shard,
             clock,
+            passed: Duration::ZERO,
+            ran: Duration::ZERO,
             capacity: options.context,
         })
     }
@@ -183,15 +189,14 @@ impl Runner {
         Ok(Place { slot, rows })
     }
 
-    /// Mean seconds of one row, each after a pause: in service the threads have gone to
-    /// sleep by the time that the token is back as a row.
+    /// Mean seconds of one row, each after a pause.
     fn rows(&mut self, at: Place, window: Duration, logits: LogitRows) -> Result<f64, EngineError> {
         let (mut taken, mut count) = (Duration::ZERO, 0);
-        while count < WINDOW_ROWS_MAX && (count < 2 || taken < window) {
+        let all = Stopwatch::start(Clock::Wall);
+        let is_over = |taken| taken >= window || all.elapsed() >= window * WINDOWS_PASSED;
+        while count < WINDOW_ROWS_MAX && (count < 2 || !is_over(taken)) {
             std::thread::sleep(PAUSE);
-            let watch = Stopwatch::start(self.clock);
-            self.pass(at.slot, at.rows + count, 1, logits)?;
-            taken += watch.elapsed();
+            taken += self.timed(at.slot, at.rows + count, 1, logits)?;
             count += 1;
         }
         self.shard.truncate(at.slot, at.rows);
@@ -200,11 +205,24 @@ impl Runner {
 
     /// Seconds of a chunk.
     fn chunk(&mut self, at: Place, rows: usize) -> Result<f64, EngineError> {
-        let watch = Stopwatch::start(self.clock);
-        self.pass(at.slot, at.rows, rows, LogitRows::None)?;
-        let seconds = watch.seconds();
+        let taken = self.timed(at.slot, at.rows, rows, LogitRows::None)?;
         self.shard.truncate(at.slot, at.rows);
-        Ok(seconds)
+        Ok(taken.as_secs_f64())
+    }
+
+    fn timed(
+        &mut self,
+        slot: SlotId,
+        position: usize,
+        rows: usize,
+        logits: LogitRows,
+    ) -> Result<Duration, EngineError> {
+        let watches = [self.clock, Clock::Wall, Clock::Thread].map(Stopwatch::start);
+        self.pass(slot, position, rows, logits)?;
+        let [taken, passed, ran] = watches.map(|watch| watch.elapsed());
+        self.passed += passed;
+        self.ran += ran;
+        Ok(taken)
     }
 
     /// One pass as the engine's thread runs it, a greedy sample included where logits are

@@ -1,12 +1,12 @@
 //! How long it takes until a thread that sleeps runs what another has for it.
 
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use super::PAUSE;
 
 /// Times that a message goes to and fro.
-const ROUNDS: usize = 100;
-/// Between two, so that both threads sleep.
-const PAUSE: Duration = Duration::from_micros(250);
+const ROUNDS: usize = 25;
 
 /// Seconds from a thread's message until another one that slept has it; the median.
 /// Zero where the system gives no second thread.
