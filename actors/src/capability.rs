@@ -1,11 +1,11 @@
 //! The `capability` actor: what this node can do, measured; what the others say they can.
 
+mod handover;
 mod kept;
 pub(crate) mod limits;
 pub(crate) mod measure;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use cairn_engine::probe::Speeds;
@@ -21,12 +21,7 @@ use crate::gauges::Process;
 use crate::shell::{Clock, Role};
 use crate::wiring::Wiring;
 use limits::Limits;
-use measure::{Measurer, Trust};
-
-/// Threads that must wake, one after the other, between a row's arrival at the shard's actor and
-/// that of its result: the engine's and the actor's. Those that bring the row and take the result
-/// away belong to the hop, whose round trip is measured from actor to actor.
-const WAKES_OF_PASS: u64 = 2;
+use measure::{Found, Measurer, Trust};
 
 /// Effects of capability.
 pub(crate) struct CapabilityRole {
@@ -145,15 +140,16 @@ impl Offer {
     pub(crate) fn measure(offer: &Arc<Offer>, wiring: &Arc<Wiring>, trust: Trust) {
         let (offer, wiring) = (Arc::clone(offer), Arc::clone(wiring));
         tokio::task::spawn_blocking(move || {
-            let (capability, calm) = offer.capability(wiring.sample().as_deref(), trust);
+            let speeds = offer.measurer.speeds(wiring.sample().as_deref(), trust);
+            let pass_nanos = handover::nanos(&wiring).unwrap_or(0);
+            let (capability, calm) = offer.capability(speeds, pass_nanos);
             wiring.to_capability(Input::Measured { capability, calm });
         });
     }
 
-    fn capability(&self, sample: Option<&Path>, trust: Trust) -> (Capability, Calm) {
+    fn capability(&self, found: Option<Found>, pass_nanos: u64) -> (Capability, Calm) {
         let limits = Limits::read();
         let threads = self.measurer.options.threads;
-        let found = self.measurer.speeds(sample, trust);
         if found.is_none() {
             tracing::warn!("cannot measure this device; it counts as slow");
         }
@@ -167,9 +163,7 @@ impl Offer {
             threads: narrow(threads),
             decode_bytes_per_second: speed(|speeds| speeds.decode_bytes_per_second),
             prefill_macs_per_second: speed(|speeds| speeds.prefill_macs_per_second),
-            pass_nanos: speeds
-                .map_or(0, |speeds| speeds.wake_nanos.saturating_mul(WAKES_OF_PASS))
-                .min(MEASURED_NANOS_MAX),
+            pass_nanos: pass_nanos.min(MEASURED_NANOS_MAX),
             layer_nanos: speeds
                 .map_or(0, |speeds| speeds.layer_nanos)
                 .min(MEASURED_NANOS_MAX),

@@ -7,11 +7,9 @@
 
 mod bench;
 mod fit;
-mod wake;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::error::EngineError;
 use crate::file::ModelFile;
@@ -20,18 +18,11 @@ use crate::shard::ShardOptions;
 use crate::stopwatch::Clock;
 use bench::Bench;
 
-/// Between two rows, and two messages to a thread that sleeps. In service other stages have the
-/// row, or the token goes round, for some milliseconds: threads sleep and cores rest then, and
-/// what comes next takes a third longer than without a pause.
-const PAUSE: Duration = Duration::from_millis(4);
-
 /// What a device takes for the parts of a pass: a stage takes for each layer `layer_nanos`
 /// and its bytes over the bandwidth, and where it is the last the head's bytes over the
 /// head's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Speeds {
-    /// Until a thread that sleeps has what another sends it.
-    pub wake_nanos: u64,
     /// Time of a layer that its bytes do not account for: norms, attention to few rows,
     /// handing work to threads.
     pub layer_nanos: u64,
@@ -102,17 +93,11 @@ pub fn measure(
             .map(|l| l.weight_bytes)
             .collect::<Vec<_>>(),
     );
-    // A pool binds its threads when it is made, so it is made before this thread is bound; and
-    // the thread that another wakes is not bound to that one's core.
-    let wake = wake::seconds();
+    // A pool binds its threads when it is made, so it is made before this thread is bound.
     let matrix = matrix_bytes_per_second(file, layers.start, options.threads, workload.clock);
     let mut bench = Bench::load(file, layers, options, workload)?;
     let timings = bench.run(workload.rounds)?;
-    let fitted = fit::fit(&bench.amounts(&costs), &timings, matrix);
-    Ok(Speeds {
-        wake_nanos: whole(wake * 1e9),
-        ..fitted
-    })
+    Ok(fit::fit(&bench.amounts(&costs), &timings, matrix))
 }
 
 /// What can be said without a model: the speed of one large matrix, as if a layer were
@@ -125,7 +110,6 @@ pub fn measure_without_model(threads: usize, clock: Clock) -> io::Result<Speeds>
     let decode = whole(probe::decode_bytes_per_second(&pool, Format::Q4_1, clock)?);
     let prefill = whole(probe::prefill_macs_per_second(&pool, clock)?);
     Ok(Speeds {
-        wake_nanos: whole(wake::seconds() * 1e9),
         layer_nanos: 0,
         decode_bytes_per_second: decode,
         head_bytes_per_second: decode,

@@ -246,7 +246,6 @@ mod tests {
             options: ShardOptions::new(1, 1),
         };
         let kept = Speeds {
-            wake_nanos: 1,
             layer_nanos: 2,
             decode_bytes_per_second: 3,
             head_bytes_per_second: 4,

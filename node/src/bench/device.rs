@@ -26,8 +26,6 @@ struct Report {
     decode_layer_nanos: u64,
     /// Of that, what its bytes do not account for.
     layer_nanos: u64,
-    /// Until a thread that sleeps has what another sends it.
-    wake_nanos: u64,
     decode_bytes_per_second: u64,
     head_bytes_per_second: u64,
     cache_bytes_per_second: u64,
@@ -97,7 +95,6 @@ fn report(
         threads: options.threads,
         decode_layer_nanos: speeds.layer_nanos_of(bytes as u64),
         layer_nanos: speeds.layer_nanos,
-        wake_nanos: speeds.wake_nanos,
         decode_bytes_per_second: speeds.decode_bytes_per_second,
         head_bytes_per_second: speeds.head_bytes_per_second,
         cache_bytes_per_second: speeds.cache_bytes_per_second,
@@ -133,11 +130,10 @@ fn render(report: &Report) -> String {
             report.model, report.threads, report.isa
         ),
         format!(
-            "decode: {:.1} us a layer ({:.1} us and {:.1} GB/s of weights), {:.1} us to wake a thread",
+            "decode: {:.1} us a layer ({:.1} us and {:.1} GB/s of weights)",
             micros(report.decode_layer_nanos),
             micros(report.layer_nanos),
             gb(report.decode_bytes_per_second),
-            micros(report.wake_nanos),
         ),
         format!(
             "head: {:.1} GB/s; cache: {:.1} GB/s",
@@ -177,7 +173,6 @@ mod tests {
             threads: 2,
             decode_layer_nanos: 200_000,
             layer_nanos: 100_000,
-            wake_nanos: 30_000,
             decode_bytes_per_second: 20_000_000_000,
             head_bytes_per_second: 10_000_000_000,
             cache_bytes_per_second: 5_000_000_000,

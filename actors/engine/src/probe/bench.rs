@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::PAUSE;
 use super::Workload;
 use super::fit::{Amounts, Timings};
 use crate::error::EngineError;
@@ -22,6 +21,9 @@ use crate::stopwatch::{Clock, Stopwatch};
 const WINDOW: Duration = Duration::from_millis(20);
 /// The same for the last layer and the head.
 const WINDOW_SHORT: Duration = Duration::from_millis(4);
+/// Between two rows. In service other stages have the row for some milliseconds: threads sleep
+/// and cores rest meanwhile, and what comes next takes a quarter longer than without a pause.
+const PAUSE: Duration = Duration::from_millis(4);
 /// A window is over when so many times as much has passed, pauses included: rows of small models
 /// take no time beside them.
 const WINDOWS_PASSED: u32 = 3;

@@ -44,8 +44,7 @@ const NOISE: f64 = 0.001;
 /// What a matrix alone would take is never the whole of a layer's time.
 const MATRIX_SHARE_MAX: f64 = 0.95;
 
-/// `matrix` is the speed of a large matrix alone, in bytes per second. Waking a thread is no part
-/// of what was timed, and is left at zero.
+/// `matrix` is the speed of a large matrix alone, in bytes per second.
 pub(super) fn fit(amounts: &Amounts, timings: &Timings, matrix: Option<f64>) -> Speeds {
     let layers = timings.early;
     // The head's matrix is what the caches were last filled with, so its layer is no faster
@@ -65,7 +64,6 @@ pub(super) fn fit(amounts: &Amounts, timings: &Timings, matrix: Option<f64>) -> 
     let arithmetic = timings.chunk_early - overhead - own;
     let arithmetic = arithmetic.max(timings.chunk_early * 0.1);
     Speeds {
-        wake_nanos: 0,
         layer_nanos: nanos(overhead / amounts.layers),
         decode_bytes_per_second: whole(amounts.weight_bytes / streamed),
         head_bytes_per_second: whole(amounts.head_bytes / head),
