@@ -1,11 +1,11 @@
 //! The `capability` actor: what this node can do, measured; what the others say they can.
 
+mod handover;
 mod kept;
 pub(crate) mod limits;
 pub(crate) mod measure;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use cairn_engine::probe::Speeds;
@@ -21,16 +21,7 @@ use crate::gauges::Process;
 use crate::shell::{Clock, Role};
 use crate::wiring::Wiring;
 use limits::Limits;
-use measure::{Measurer, Trust};
-
-/// Threads that must wake, one after the other, between a row's arrival and that of its
-/// result: the shard's for the row, the engine's, the shard's for the result, and the
-/// receiver's.
-const WAKES_OF_PASS: u64 = 4;
-/// What those threads and the sockets between them do for a row, until its result is where
-/// it belongs. Seen in clusters on one machine (`docs/planner.md` says how); a node cannot
-/// measure it alone.
-const HANDLING_NANOS: u64 = 400_000;
+use measure::{Found, Measurer, Trust};
 
 /// Effects of capability.
 pub(crate) struct CapabilityRole {
@@ -71,7 +62,8 @@ impl CapabilityRole {
     }
 
     /// What this node's stage was said to take for a row and was seen to take since the last
-    /// status. The plan says what it takes in the long run, the engine what in a moment.
+    /// status. The plan says what it takes in the long run; after a rest it takes less, down to
+    /// its share of that.
     fn observe(&self) {
         let measured = self.wiring.gauges.single_row_micros();
         let plan = self.wiring.plan.borrow().clone();
@@ -82,8 +74,10 @@ impl CapabilityRole {
         let mine = stages.filter(|(stage, _)| stage.node == self.wiring.me);
         let share = u64::from(Limits::read().share_permille(self.offer.measurer.options.threads));
         for (_, forecast) in mine {
+            let lasting = forecast.decode_micros;
+            let burst = lasting.saturating_mul(share) / 1000;
             let observed = Observed {
-                forecast_micros: forecast.decode_micros.saturating_mul(share) / 1000,
+                forecast_micros: measured_micros.clamp(burst, lasting),
                 measured_micros,
             };
             self.wiring.to_capability(Input::Observed(observed));
@@ -146,15 +140,16 @@ impl Offer {
     pub(crate) fn measure(offer: &Arc<Offer>, wiring: &Arc<Wiring>, trust: Trust) {
         let (offer, wiring) = (Arc::clone(offer), Arc::clone(wiring));
         tokio::task::spawn_blocking(move || {
-            let (capability, calm) = offer.capability(wiring.sample().as_deref(), trust);
+            let speeds = offer.measurer.speeds(wiring.sample().as_deref(), trust);
+            let pass_nanos = handover::nanos(&wiring).unwrap_or(0);
+            let (capability, calm) = offer.capability(speeds, pass_nanos);
             wiring.to_capability(Input::Measured { capability, calm });
         });
     }
 
-    fn capability(&self, sample: Option<&Path>, trust: Trust) -> (Capability, Calm) {
+    fn capability(&self, found: Option<Found>, pass_nanos: u64) -> (Capability, Calm) {
         let limits = Limits::read();
         let threads = self.measurer.options.threads;
-        let found = self.measurer.speeds(sample, trust);
         if found.is_none() {
             tracing::warn!("cannot measure this device; it counts as slow");
         }
@@ -168,10 +163,7 @@ impl Offer {
             threads: narrow(threads),
             decode_bytes_per_second: speed(|speeds| speeds.decode_bytes_per_second),
             prefill_macs_per_second: speed(|speeds| speeds.prefill_macs_per_second),
-            pass_nanos: speeds
-                .map_or(0, |speeds| speeds.wake_nanos.saturating_mul(WAKES_OF_PASS))
-                .saturating_add(HANDLING_NANOS)
-                .min(MEASURED_NANOS_MAX),
+            pass_nanos: pass_nanos.min(MEASURED_NANOS_MAX),
             layer_nanos: speeds
                 .map_or(0, |speeds| speeds.layer_nanos)
                 .min(MEASURED_NANOS_MAX),

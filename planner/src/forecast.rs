@@ -2,6 +2,8 @@
 //!
 //! Predicts the machinery as it is meant to run; queues from other users are not in it.
 
+mod prompt;
+
 use std::collections::BTreeMap;
 
 use crate::cost::{Costs, Cut, Index};
@@ -18,7 +20,7 @@ pub(crate) fn forecast(costs: &Costs<'_>, cuts: &[Cut], standbys: &[Standby]) ->
     let many = many.max(tpot);
     Forecast {
         prompt_tokens: request.prompt_tokens,
-        ttft_micros: first_token_nanos(costs, cuts).div_ceil(1000),
+        ttft_micros: prompt::first_token_nanos(costs, cuts).div_ceil(1000),
         tpot_micros: tpot.div_ceil(1000),
         hops_micros: costs.hops_nanos(cuts).div_ceil(1000),
         tokens_per_second: 1e9 / tpot.max(1) as f64,
@@ -109,36 +111,6 @@ fn shared_nanos(costs: &Costs<'_>, work: impl Iterator<Item = (Index, u64)>) -> 
 fn scaled(nanos: u64, by: u32, of: u32) -> u64 {
     let scaled = u128::from(nanos) * u128::from(by) / u128::from(of.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX)
-}
-
-/// Chunks follow each other through the stages: a stage starts a chunk when it has it
-/// and is done with the one before. The last stage then runs the head on one row.
-fn first_token_nanos(costs: &Costs<'_>, cuts: &[Cut]) -> u64 {
-    let (Some((first, _)), Some((last, _))) = (cuts.first(), cuts.last()) else {
-        return 0;
-    };
-    let prompt = u64::from(costs.request.prompt_tokens);
-    let chunk = u64::from(costs.request.prefill_chunk_rows).max(1);
-    let mut done = vec![0u64; cuts.len()];
-    let mut work = vec![0u64; cuts.len()];
-    let mut cached = 0;
-    while cached < prompt {
-        let rows = chunk.min(prompt - cached);
-        let mut arrived = costs.enter_nanos(*first);
-        for (place, (device, layers)) in cuts.iter().enumerate() {
-            let nanos = costs.prefill_nanos(*device, layers, rows, cached);
-            work[place] = work[place].saturating_add(nanos);
-            done[place] = done[place].max(arrived) + nanos;
-            if let Some((next, _)) = cuts.get(place + 1) {
-                arrived = done[place] + costs.links.rows_nanos(*device, *next, rows);
-            }
-        }
-        cached += rows;
-    }
-    let work = cuts.iter().zip(work).map(|(cut, nanos)| (cut.0, nanos));
-    // Stages that share a machine's cores do not work at once.
-    let computed = done[cuts.len() - 1].max(shared_nanos(costs, work));
-    computed + costs.head_nanos(*last) + costs.leave_nanos(*last, *first)
 }
 
 fn stages(costs: &Costs<'_>, cuts: &[Cut], standbys: &[Standby]) -> Vec<StageForecast> {

@@ -3,6 +3,7 @@
 //! Judges numbers that others measured; has no clock, and sets nothing in motion.
 
 mod history;
+mod ranges;
 mod review;
 
 use crate::device::{Detail, Device};

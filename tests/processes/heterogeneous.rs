@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, PATIENCE, assert_covers};
+use crate::cluster::{Cluster, PATIENCE, assert_covers, gate};
 use crate::http::Events;
+use crate::model::{self, Model};
+use crate::node::program;
 use crate::quota::Quota;
 
 /// No node can hold the model alone, two can.
@@ -85,6 +87,17 @@ fn ask(cluster: &mut Cluster, max_tokens: u32) -> (String, f64) {
     read(http.stream(PROMPT, max_tokens).expect("an answer begins"))
 }
 
+/// What `cairn bench device` tells of one thread.
+fn measured(model: &Model, launcher: &[String]) -> Value {
+    let mut bench = program(launcher);
+    bench.args(["bench", "device", "--json", "--threads", "1"]);
+    bench.arg("--model").arg(&model.name);
+    let output = bench.output().expect("the program starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
 fn median(mut rates: Vec<f64>) -> f64 {
     rates.sort_by(f64::total_cmp);
     rates[rates.len() / 2]
@@ -129,6 +142,29 @@ fn calm(cluster: &mut Cluster) -> Value {
             cluster.fail("layers move on and on");
         }
     }
+}
+
+#[test]
+fn a_node_that_is_stopped_now_and_then_measures_what_it_does_while_it_runs() {
+    let _gate = gate();
+    let Some(quotas) = quotas(&[20]) else {
+        return;
+    };
+    let model = model::real();
+    let free = measured(&model, &[]);
+    let limited = measured(&model, &quotas[0].launcher());
+    let figure = |report: &Value, name: &str| report[name].as_f64().expect("a number");
+    assert!(figure(&limited, "quota") < 0.25, "{limited}");
+    // Beside other programs figures move by some ten percent; with its stops counted the node
+    // would be five times slower.
+    let slower = |name: &str| figure(&limited, name) / figure(&free, name);
+    let ratios = [
+        slower("decode_layer_nanos"),
+        1.0 / slower("head_bytes_per_second"),
+        1.0 / slower("prefill_layer_rows_per_second"),
+    ];
+    println!("slower under a quota by {ratios:.2?}");
+    assert!(ratios.iter().all(|ratio| *ratio < 2.0), "{ratios:?}");
 }
 
 #[test]

@@ -16,9 +16,9 @@ use cairn_machine::placement::{self, PlacementMachine, Seen};
 use cairn_machine::seen::StageTimes;
 use cairn_machine::shard::{self, ShardMachine};
 use cairn_machine::{Machine, Tick};
-use cairn_planner::Strategy;
+use cairn_planner::{LinkSpeed, Strategy};
 use cairn_wire::codec::Plane;
-use cairn_wire::control::{Capability, Plan, Standing};
+use cairn_wire::control::{Capability, LinkSeen, Plan, Standing};
 use cairn_wire::id::{BootId, NodeId, PlanId};
 
 use crate::engine::Engine;
@@ -257,15 +257,29 @@ impl Host {
     fn seen(&self, now: Tick) -> Seen {
         Seen {
             stage: self.times.seen(now),
-            links: Vec::new(),
+            links: self.links_seen(now),
         }
+    }
+
+    /// Its links that have been there for some round trips. All are the gigabit that the planner
+    /// takes a link for of which it knows nothing.
+    fn links_seen(&self, now: Tick) -> Vec<LinkSeen> {
+        let trips_millis = 3 * Timing::lan().heartbeat_millis;
+        let links = self.links.iter();
+        let known = links.filter(|(_, link)| now.millis_since(link.opened) >= trips_millis);
+        let seen = known.map(|(peer, _)| LinkSeen {
+            peer: *peer,
+            round_trip_micros: LinkSpeed::gigabit().round_trip_micros,
+            bytes_per_second: 0,
+        });
+        seen.collect()
     }
 
     /// Takes in one fact.
     pub fn handle(&mut self, now: Tick, fact: Fact) {
         match fact {
             Fact::Member(input) => {
-                self.note_link(&input);
+                self.note_link(now, &input);
                 self.post(Mail::Member(input));
             }
             Fact::Arrived { peer, plane, bytes } => self.arrived(peer, plane, &bytes),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use cairn_machine::Tick;
 use cairn_wire::frame::DataFrame;
 use cairn_wire::limits::CREDIT_WINDOW_FRAMES;
 
@@ -12,6 +13,8 @@ const GRANT_FRAMES: u32 = CREDIT_WINDOW_FRAMES / 4;
 /// One end.
 #[derive(Debug)]
 pub struct Link {
+    /// Since when.
+    pub opened: Tick,
     credits: u32,
     /// A sender was told that there is no room.
     wanted: Wanted,
@@ -36,18 +39,18 @@ impl Drop for Guard {
     }
 }
 
-impl Default for Link {
-    fn default() -> Link {
+impl Link {
+    /// A connection that has just been made.
+    pub fn new(opened: Tick) -> Link {
         Link {
+            opened,
             credits: CREDIT_WINDOW_FRAMES,
             wanted: Wanted::Nothing,
             outstanding: 0,
             done: Arc::new(AtomicU32::new(0)),
         }
     }
-}
 
-impl Link {
     /// Pays for a frame to the peer. False when there is no room: the caller hears of it.
     pub fn spend(&mut self) -> bool {
         match self.credits.checked_sub(1) {

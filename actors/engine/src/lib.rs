@@ -33,6 +33,7 @@ mod sample;
 mod shard;
 mod spec;
 mod stack;
+mod stopwatch;
 mod template;
 pub mod throughput;
 mod tokenizer;
@@ -53,5 +54,6 @@ pub use shard::{
     ShardOptions, SlotId, Threads,
 };
 pub use spec::{FAMILIES, Family, Rope, Spec, Tied};
+pub use stopwatch::Clock;
 pub use template::{ChatMessage, ChatTemplate, GenerationPrompt};
 pub use tokenizer::{DecodeStream, SpecialTokens, Tokenizer};

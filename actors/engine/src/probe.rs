@@ -6,9 +6,7 @@
 //! clock but for durations, and remembers nothing.
 
 mod bench;
-mod busy;
 mod fit;
-mod wake;
 
 use std::io;
 use std::sync::Arc;
@@ -17,6 +15,7 @@ use crate::error::EngineError;
 use crate::file::ModelFile;
 use crate::kernel::{Format, Pool, probe};
 use crate::shard::ShardOptions;
+use crate::stopwatch::Clock;
 use bench::Bench;
 
 /// What a device takes for the parts of a pass: a stage takes for each layer `layer_nanos`
@@ -24,8 +23,6 @@ use bench::Bench;
 /// head's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Speeds {
-    /// Until a thread that sleeps has what another sends it.
-    pub wake_nanos: u64,
     /// Time of a layer that its bytes do not account for: norms, attention to few rows,
     /// handing work to threads.
     pub layer_nanos: u64,
@@ -65,6 +62,8 @@ pub struct Workload {
     pub cached_rows: usize,
     /// How often each is timed, after one run that is not.
     pub rounds: usize,
+    /// What counts as the time that something takes.
+    pub clock: Clock,
 }
 
 /// Bytes of weights that are run at least, if the model has so many: more than the
@@ -95,7 +94,7 @@ pub fn measure(
             .collect::<Vec<_>>(),
     );
     // A pool binds its threads when it is made, so it is made before this thread is bound.
-    let matrix = matrix_bytes_per_second(file, layers.start, options.threads);
+    let matrix = matrix_bytes_per_second(file, layers.start, options.threads, workload.clock);
     let mut bench = Bench::load(file, layers, options, workload)?;
     let timings = bench.run(workload.rounds)?;
     Ok(fit::fit(&bench.amounts(&costs), &timings, matrix))
@@ -106,12 +105,11 @@ pub fn measure(
 ///
 /// # Errors
 /// When there is no memory for the matrix.
-pub fn measure_without_model(threads: usize) -> io::Result<Speeds> {
+pub fn measure_without_model(threads: usize, clock: Clock) -> io::Result<Speeds> {
     let pool = Pool::new(threads);
-    let decode = whole(probe::decode_bytes_per_second(&pool, Format::Q4_1)?);
-    let prefill = whole(probe::prefill_macs_per_second(&pool)?);
+    let decode = whole(probe::decode_bytes_per_second(&pool, Format::Q4_1, clock)?);
+    let prefill = whole(probe::prefill_macs_per_second(&pool, clock)?);
     Ok(Speeds {
-        wake_nanos: whole(wake::seconds() * 1e9),
         layer_nanos: 0,
         decode_bytes_per_second: decode,
         head_bytes_per_second: decode,
@@ -169,10 +167,15 @@ fn sample(weight_bytes: &[u64]) -> std::ops::Range<u32> {
 }
 
 /// Bytes per second of a large matrix in the format that a layer's largest is in.
-fn matrix_bytes_per_second(file: &ModelFile, layer: u32, threads: usize) -> Option<f64> {
+fn matrix_bytes_per_second(
+    file: &ModelFile,
+    layer: u32,
+    threads: usize,
+    clock: Clock,
+) -> Option<f64> {
     let tensors = &file.layout().layers[layer as usize];
     let format = crate::fast::format(&tensors.gate).ok()?;
-    probe::decode_bytes_per_second(&Pool::new(threads), format).ok()
+    probe::decode_bytes_per_second(&Pool::new(threads), format, clock).ok()
 }
 
 /// A speed as a whole number: far below 2^53, so the cast is exact enough.
@@ -205,6 +208,7 @@ mod tests {
             chunk_rows: 4,
             cached_rows: 16,
             rounds: 3,
+            clock: Clock::Wall,
         };
         for layers in [1, 4] {
             let speeds = measure(&tiny(layers), &options, &workload).expect("it runs");
@@ -217,6 +221,8 @@ mod tests {
             ] {
                 assert!(speed > 1, "{speeds:?}");
             }
+            // Beside the pauses, such a small model takes no time.
+            assert!(speeds.busy_permille > 200, "{speeds:?}");
         }
     }
 

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 struct Page {
     key: String,
-    wake_nanos: u64,
     layer_nanos: u64,
     decode_bytes_per_second: u64,
     head_bytes_per_second: u64,
@@ -54,7 +53,6 @@ pub(super) fn read(dir: &Path, key: &str) -> Option<(Speeds, Duration)> {
         }
     };
     let speeds = Speeds {
-        wake_nanos: page.wake_nanos,
         layer_nanos: page.layer_nanos,
         decode_bytes_per_second: page.decode_bytes_per_second,
         head_bytes_per_second: page.head_bytes_per_second,
@@ -72,7 +70,6 @@ pub(super) fn read(dir: &Path, key: &str) -> Option<(Speeds, Duration)> {
 pub(super) fn write(dir: &Path, key: &str, speeds: &Speeds) {
     let page = Page {
         key: key.to_owned(),
-        wake_nanos: speeds.wake_nanos,
         layer_nanos: speeds.layer_nanos,
         decode_bytes_per_second: speeds.decode_bytes_per_second,
         head_bytes_per_second: speeds.head_bytes_per_second,
@@ -106,7 +103,6 @@ mod tests {
     use super::*;
 
     const SPEEDS: Speeds = Speeds {
-        wake_nanos: 1,
         layer_nanos: 2,
         decode_bytes_per_second: 3,
         head_bytes_per_second: 4,

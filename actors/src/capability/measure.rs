@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cairn_engine::kernel::Isa;
 use cairn_engine::probe::{self, Speeds, Workload};
-use cairn_engine::{Device, EngineError, ModelFile, ShardOptions};
+use cairn_engine::{Clock, Device, EngineError, ModelFile, ShardOptions};
 
 use super::kept;
 use super::limits::Limits;
@@ -125,7 +125,7 @@ impl Measurer {
     fn once(&self, file: Option<&Arc<ModelFile>>) -> Result<Speeds, String> {
         match file {
             Some(file) => self.with_model(file).map_err(|error| error.to_string()),
-            None => probe::measure_without_model(self.options.threads)
+            None => probe::measure_without_model(self.options.threads, clock(&self.options))
                 .map_err(|error| error.to_string()),
         }
     }
@@ -133,8 +133,7 @@ impl Measurer {
     /// Whether timings agree and nobody else ran. Who may not run all the time is stopped
     /// now and then by the system itself, and a thread that waits for a GPU does not run.
     fn found(&self, speeds: Speeds) -> Found {
-        let limited = Limits::read().share_permille(self.options.threads) < 1000;
-        let waits = limited || self.options.device != Device::Cpu;
+        let waits = is_limited(&self.options) || self.options.device != Device::Cpu;
         let calm = speeds.spread_permille <= SPREAD_PERMILLE_MAX
             && (waits || speeds.busy_permille >= BUSY_PERMILLE_MIN);
         Found { speeds, calm }
@@ -143,7 +142,7 @@ impl Measurer {
     /// On a thread of its own, because it is bound to a core as the engine's is.
     fn with_model(&self, file: &Arc<ModelFile>) -> Result<Speeds, EngineError> {
         std::thread::scope(|scope| {
-            let run = || probe::measure(file, &self.options, &workload());
+            let run = || probe::measure(file, &self.options, &workload(&self.options));
             let thread = scope.spawn(run);
             thread
                 .join()
@@ -168,12 +167,28 @@ impl Measurer {
 }
 
 /// What a node measures itself with.
-pub fn workload() -> Workload {
+pub fn workload(options: &ShardOptions) -> Workload {
     Workload {
         chunk_rows: cairn_machine::pipeline::CHUNK_ROWS as usize,
         cached_rows: CACHED_ROWS,
         rounds: ROUNDS,
+        clock: clock(options),
     }
+}
+
+/// A node that its control group stops now and then measures what it does while it runs: its
+/// share of the time is told beside its speeds. Only the processor's own threads can be timed so;
+/// one that waits for a GPU does not run.
+fn clock(options: &ShardOptions) -> Clock {
+    match options.device {
+        Device::Cpu if is_limited(options) => Clock::Pool(options.threads),
+        _ => Clock::Wall,
+    }
+}
+
+/// Whether the threads may not run all the time.
+fn is_limited(options: &ShardOptions) -> bool {
+    Limits::read().share_permille(options.threads) < 1000
 }
 
 /// The processor's name where the system tells it.
@@ -231,7 +246,6 @@ mod tests {
             options: ShardOptions::new(1, 1),
         };
         let kept = Speeds {
-            wake_nanos: 1,
             layer_nanos: 2,
             decode_bytes_per_second: 3,
             head_bytes_per_second: 4,

@@ -26,8 +26,6 @@ struct Report {
     decode_layer_nanos: u64,
     /// Of that, what its bytes do not account for.
     layer_nanos: u64,
-    /// Until a thread that sleeps has what another sends it.
-    wake_nanos: u64,
     decode_bytes_per_second: u64,
     head_bytes_per_second: u64,
     cache_bytes_per_second: u64,
@@ -61,8 +59,8 @@ pub(super) fn run(args: &BenchDeviceArgs) -> Result<(), Failure> {
     let bytes: u64 = costs.layers.iter().map(|layer| layer.weight_bytes).sum();
     let bytes = usize::try_from(bytes + costs.head_bytes).unwrap_or(usize::MAX);
     let read = probe::read_bytes_per_second(&Pool::new(threads), bytes).ok();
-    let speeds = measure(&file, &options, &probe_workload()).map_err(unusable)?;
-    let report = report(&path, &file, threads, &speeds, read, limits);
+    let speeds = measure(&file, &options, &probe_workload(&options)).map_err(unusable)?;
+    let report = report(&path, &file, &options, &speeds, read, limits);
     let text = match args.json {
         true => serde_json::to_string(&report).map_err(anyhow::Error::from)?,
         false => render(&report),
@@ -74,7 +72,7 @@ pub(super) fn run(args: &BenchDeviceArgs) -> Result<(), Failure> {
 fn report(
     path: &Path,
     file: &ModelFile,
-    threads: usize,
+    options: &ShardOptions,
     speeds: &Speeds,
     read: Option<f64>,
     limits: Limits,
@@ -86,7 +84,7 @@ fn report(
     };
     let bytes = mean(&|layer| layer.weight_bytes);
     let macs = mean(&|layer| layer.macs_per_row);
-    let rows = probe_workload().chunk_rows as f64;
+    let rows = probe_workload(options).chunk_rows as f64;
     let attended = mean(&|layer| layer.attention_macs_per_row) * rows / 2.0;
     let chunk = speeds.layer_nanos as f64 / 1e9
         + rows * macs / speeds.prefill_macs_per_second as f64
@@ -94,10 +92,9 @@ fn report(
     Report {
         model: path.display().to_string(),
         isa: Isa::detect().name(),
-        threads,
+        threads: options.threads,
         decode_layer_nanos: speeds.layer_nanos_of(bytes as u64),
         layer_nanos: speeds.layer_nanos,
-        wake_nanos: speeds.wake_nanos,
         decode_bytes_per_second: speeds.decode_bytes_per_second,
         head_bytes_per_second: speeds.head_bytes_per_second,
         cache_bytes_per_second: speeds.cache_bytes_per_second,
@@ -133,11 +130,10 @@ fn render(report: &Report) -> String {
             report.model, report.threads, report.isa
         ),
         format!(
-            "decode: {:.1} us a layer ({:.1} us and {:.1} GB/s of weights), {:.1} us to wake a thread",
+            "decode: {:.1} us a layer ({:.1} us and {:.1} GB/s of weights)",
             micros(report.decode_layer_nanos),
             micros(report.layer_nanos),
             gb(report.decode_bytes_per_second),
-            micros(report.wake_nanos),
         ),
         format!(
             "head: {:.1} GB/s; cache: {:.1} GB/s",
@@ -177,7 +173,6 @@ mod tests {
             threads: 2,
             decode_layer_nanos: 200_000,
             layer_nanos: 100_000,
-            wake_nanos: 30_000,
             decode_bytes_per_second: 20_000_000_000,
             head_bytes_per_second: 10_000_000_000,
             cache_bytes_per_second: 5_000_000_000,

@@ -1,7 +1,9 @@
 //! What earlier reviews left behind: how far devices are from what they told of themselves.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
+use super::ranges::Ranges;
 use super::{Drift, Replan};
 use crate::device::{Device, DeviceId};
 use crate::request::Request;
@@ -20,6 +22,10 @@ pub struct History {
     /// Kept when a device loses its stage, or it would look as fast as before and get it back;
     /// until it is measured anew and tells another speed.
     known: BTreeMap<DeviceId, Known>,
+    /// The split that was judged last.
+    split: Vec<(DeviceId, Range<u32>)>,
+    /// What each device was off by on each range that it had.
+    ranges: BTreeMap<DeviceId, Ranges>,
     /// The least drift in each of the last reviews, in thousandths.
     usual: VecDeque<u64>,
     /// What a device of which nothing is known is taken to be off by, in thousandths.
@@ -45,6 +51,8 @@ impl History {
         let shared = (shared_permille > 0).then_some(shared_permille);
         Self {
             known: known.into_iter().collect(),
+            split: Vec::new(),
+            ranges: BTreeMap::new(),
             usual: shared.into_iter().cycle().take(USUAL_MIN).collect(),
             shared_permille: shared,
             replan: Replan::default(),
@@ -81,8 +89,35 @@ impl History {
         corrected
     }
 
-    /// Takes in what was seen now.
-    pub(super) fn note(&mut self, request: &Request, seen: &BTreeMap<DeviceId, Drift>) {
+    /// The same for one split: a device that had this very range before is as it was seen to be
+    /// on it.
+    pub(super) fn correct_for(
+        &self,
+        request: &Request,
+        split: &[(DeviceId, Range<u32>)],
+    ) -> Request {
+        let mut corrected = self.correct(request);
+        for (device, told) in corrected.devices.iter_mut().zip(&request.devices) {
+            let ranges = split.iter().filter(|(id, _)| *id == told.id);
+            let seen = |(id, range): &(DeviceId, Range<u32>)| self.ranges.get(id)?.on(range);
+            if let Some(measured_micros) = ranges.filter_map(seen).next() {
+                let drift = Drift {
+                    forecast_micros: 1000,
+                    measured_micros,
+                };
+                *device = drift.correct(told);
+            }
+        }
+        corrected
+    }
+
+    /// Takes in what was seen of a split now.
+    pub(super) fn note(
+        &mut self,
+        request: &Request,
+        split: &[(DeviceId, Range<u32>)],
+        seen: &BTreeMap<DeviceId, Drift>,
+    ) {
         let told: BTreeMap<DeviceId, &Device> = request
             .devices
             .iter()
@@ -91,6 +126,20 @@ impl History {
         let before = self.known.len();
         self.known
             .retain(|id, known| told.get(id).is_none_or(|device| known.is_of(device)));
+        let known = &self.known;
+        self.ranges.retain(|id, _| known.contains_key(id));
+        if self.split != split {
+            self.split = split.to_vec();
+            self.ranges.values_mut().for_each(Ranges::begin);
+        }
+        for (id, range) in split {
+            if let Some(drift) = seen.get(id).map(Drift::permille) {
+                let ranges = self.ranges.entry(*id);
+                ranges
+                    .and_modify(|ranges| ranges.note(range, drift))
+                    .or_insert_with(|| Ranges::new(range, drift));
+            }
+        }
         if self.known.len() < before {
             // What was usual for the old figures is not for the new ones.
             self.usual.clear();
@@ -114,6 +163,12 @@ impl History {
             _ => least,
         };
         self.shared_permille = Some(shared);
+    }
+
+    /// Whether one of these devices has become clearly slower since layers moved last.
+    pub(super) fn has_grown_slow(&self, seen: &BTreeMap<DeviceId, Drift>) -> bool {
+        let mut ranges = seen.keys().filter_map(|id| self.ranges.get(id));
+        ranges.any(Ranges::has_grown_slow)
     }
 
     /// The median of what was seen lately.

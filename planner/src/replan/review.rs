@@ -44,7 +44,8 @@ pub struct Review {
 /// of the forecast rather than of a device, and is applied to the devices of which nothing
 /// is known too: they would look better than they are otherwise. A stage alone is compared
 /// with what was usual over the last two minutes of reviews: a drift that it always had is
-/// the forecast's error, and one that is new is its own.
+/// the forecast's error, and one that is new is its own. A candidate that gives devices back
+/// ranges that they had is judged by what they took on these.
 ///
 /// `request` holds the devices as their own measurement told, not as corrected before;
 /// `running` are the ranges that the observed times belong to.
@@ -61,15 +62,27 @@ pub fn review(
 ) -> Result<Review, NoPlan> {
     let forecast = plan(&custom(request, running))?.forecast;
     let mut history = history.clone();
-    history.note(request, &drifts(&forecast, observed));
-    let corrected = history.correct(request);
-    let candidate = plan(&corrected)?;
+    let seen = drifts(&forecast, observed);
+    history.note(request, running, &seen);
+    if history.has_grown_slow(&seen) {
+        // The rest is for what looks better wherever it is not; this is something new.
+        history.replan.resting = 0;
+    }
+    let candidate = plan(&history.correct(request))?;
+    // Where a device had the candidate's range before, it is known what that took in truth.
+    let split: Vec<_> = candidate
+        .stages
+        .iter()
+        .map(|stage| (stage.device, stage.layers.clone()))
+        .collect();
+    let expected = plan(&custom(&history.correct_for(request, &split), &split))?;
+    let corrected = history.correct_for(request, running);
     let running = plan(&custom(&corrected, running))?;
     let decision;
     (history.replan, decision) = should_replan(
         history.replan,
         running.proof.objective_nanos,
-        candidate.proof.objective_nanos,
+        expected.proof.objective_nanos,
         margin,
     );
     Ok(Review {

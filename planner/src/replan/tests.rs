@@ -1,8 +1,10 @@
 //! Noise must not move layers; a lasting gain must, once.
 
+use std::ops::Range;
+
 use super::*;
 use crate::testing::{Dice, cluster, model};
-use crate::{Objective, Request, Strategy, plan};
+use crate::{DeviceId, Objective, Request, Strategy, plan};
 
 fn judge(gains_permille: impl IntoIterator<Item = u64>) -> Vec<usize> {
     let mut history = Replan::default();
@@ -103,7 +105,7 @@ fn a_slowed_device_loses_layers() {
     assert!(held(&candidate) < held(&running));
 }
 
-fn ranges(plan: &crate::Plan) -> Vec<(crate::DeviceId, std::ops::Range<u32>)> {
+fn ranges(plan: &crate::Plan) -> Vec<(DeviceId, Range<u32>)> {
     let stages = plan.stages.iter();
     stages
         .map(|stage| (stage.device, stage.layers.clone()))
@@ -268,4 +270,101 @@ fn whoever_leads_next_does_not_give_the_layers_back() {
     let split = |history: &History| ranges(&plan(&history.correct(&request)).expect("fits"));
     assert_eq!(split(&told), split(&history));
     assert_ne!(split(&told), ranges(&plan(&request).expect("fits")));
+}
+
+/// Reviews stages that take what `permille` says, in thousandths of their forecast, by device,
+/// range and round, and follows each move. When layers moved, and how they are split in the end.
+fn follow(
+    request: &Request,
+    rounds: usize,
+    mut permille: impl FnMut(DeviceId, &Range<u32>, usize) -> u64,
+) -> (Vec<usize>, Vec<(DeviceId, Range<u32>)>) {
+    let mut running = ranges(&plan(request).expect("fits"));
+    let mut history = History::default();
+    let mut moves = Vec::new();
+    for round in 0..rounds {
+        let forecast = plan(&Request {
+            strategy: Strategy::Custom(running.clone()),
+            ..request.clone()
+        });
+        let stages = forecast.expect("valid").forecast.stages;
+        let seen = stages
+            .iter()
+            .zip(&running)
+            .map(|(times, (device, layers))| {
+                let permille = permille(*device, layers, round);
+                Observed {
+                    device: *device,
+                    decode_micros: times.decode_micros * permille / 1000,
+                }
+            });
+        let seen: Vec<Observed> = seen.collect();
+        let judged = review(request, &running, &seen, &history, Margin::calm());
+        let judged = judged.expect("still valid");
+        history = judged.history;
+        if let Decision::Move { .. } = judged.decision {
+            moves.push(round);
+            running = ranges(&judged.candidate);
+        }
+    }
+    (moves, running)
+}
+
+/// Two of four devices hold all layers, the first two the fastest.
+fn four() -> Request {
+    Request::new(model(12), cluster(&[(9, 100), (9, 100), (9, 60), (9, 60)]))
+}
+
+#[test]
+fn a_forecast_that_is_wrong_about_the_last_stage_sends_no_layers_to_and_fro() {
+    for seed in 0..20 {
+        let mut dice = Dice::new(seed);
+        let speeds: Vec<_> = (0..3).map(|_| (9, 95 + dice.below(10))).collect();
+        let request = Request::new(model(12), cluster(&speeds));
+        let wrong = 1500 + dice.below(3000);
+        let last = |_, layers: &Range<u32>, _| if layers.end == 12 { wrong } else { 1000 };
+        let (moves, _) = follow(&request, 3_000, last);
+        // Each device may be tried with the stage once.
+        assert!(moves.len() <= 3, "seed {seed}: {moves:?}");
+    }
+}
+
+#[test]
+fn a_device_that_grows_slow_while_layers_rest_is_relieved_at_once() {
+    let [first, second] = [0, 1].map(DeviceId::from_index);
+    let slow = |device, _: &Range<u32>, round| match round {
+        20.. if device == first => 4000,
+        35.. if device == second => 4000,
+        _ => 1000,
+    };
+    let (moves, split) = follow(&four(), 200, slow);
+    assert_eq!(moves, [24, 39]);
+    let holders: Vec<DeviceId> = split.into_iter().map(|(device, _)| device).collect();
+    assert_eq!(holders, [2, 3].map(DeviceId::from_index));
+}
+
+#[test]
+fn a_device_that_is_slow_from_the_move_on_waits_for_the_rest_to_pass() {
+    let [first, second] = [0, 1].map(DeviceId::from_index);
+    let slow = |device, _: &Range<u32>, round| match round {
+        20.. if device == first => 4000,
+        25.. if device == second => 4000,
+        _ => 1000,
+    };
+    let (moves, _) = follow(&four(), 200, slow);
+    assert_eq!(moves, [24, 24 + Margin::calm().rest as usize + 1]);
+}
+
+#[test]
+fn noise_after_a_move_moves_nothing() {
+    let first = DeviceId::from_index(0);
+    for seed in 0..20 {
+        let mut dice = Dice::new(seed);
+        let noisy = |device, _: &Range<u32>, round| {
+            let slow = if device == first && round >= 20 { 4 } else { 1 };
+            slow * (920 + dice.below(161))
+        };
+        let (moves, _) = follow(&four(), 3_000, noisy);
+        assert_eq!(moves.len(), 1, "seed {seed}: {moves:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Frames in and out of a host: encoded, decoded, paid for, put into the right mailbox.
 
-use cairn_machine::{capability, member, pipeline, placement, shard};
+use cairn_machine::{Tick, capability, member, pipeline, placement, shard};
 use cairn_wire::codec::Plane;
 use cairn_wire::control::Control;
 use cairn_wire::data::Credit;
@@ -12,10 +12,10 @@ use crate::link::Link;
 
 impl Host {
     /// A new connection starts with a full window.
-    pub(super) fn note_link(&mut self, input: &member::Input) {
+    pub(super) fn note_link(&mut self, now: Tick, input: &member::Input) {
         match input {
             member::Input::Connected { peer, .. } => {
-                self.links.insert(*peer, Link::default());
+                self.links.insert(*peer, Link::new(now));
             }
             member::Input::Disconnected { peer } => {
                 self.links.remove(peer);

@@ -7,7 +7,7 @@
 
 use std::hint::black_box;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::arena::Slab;
 use super::format::{BLOCK, Format};
@@ -16,6 +16,7 @@ use super::pool::Pool;
 use super::rows::QuantizedRows;
 use super::share::Disjoint;
 use super::simd::{Isa, Kernel, Simd, dispatch, unrolled};
+use crate::stopwatch::{Clock, Stopwatch};
 
 /// Larger than the last-level cache of most devices, and small enough to fill
 /// and read within the time that a node gives to measuring itself.
@@ -33,13 +34,13 @@ const CHUNK: usize = 1 << 20;
 ///
 /// # Errors
 /// When there is no memory for the weights.
-pub fn decode_bytes_per_second(pool: &Pool, format: Format) -> io::Result<f64> {
+pub fn decode_bytes_per_second(pool: &Pool, format: Format, clock: Clock) -> io::Result<f64> {
     let row_bytes = DECODE_COLS / format.block_len() * format.block_bytes();
     let rows = DECODE_BYTES / row_bytes;
     let weights = Packed::of_bytes(format, rows, DECODE_COLS, |bytes| fill(pool, bytes))?;
     let x = rows_of(pool, 1, DECODE_COLS);
     let mut out = vec![0.0; weights.rows()];
-    let seconds = fastest(|| weights.matmul(pool, &x, &mut out));
+    let seconds = fastest(clock, || weights.matmul(pool, &x, &mut out));
     Ok(weights.bytes() as f64 / seconds)
 }
 
@@ -48,12 +49,12 @@ pub fn decode_bytes_per_second(pool: &Pool, format: Format) -> io::Result<f64> {
 ///
 /// # Errors
 /// When there is no memory for the weights.
-pub fn prefill_macs_per_second(pool: &Pool) -> io::Result<f64> {
+pub fn prefill_macs_per_second(pool: &Pool, clock: Clock) -> io::Result<f64> {
     let fill = |bytes: &mut [u8]| fill(pool, bytes);
     let weights = Packed::of_bytes(Format::Q4_1, PREFILL_SIDE, PREFILL_SIDE, fill)?;
     let x = rows_of(pool, PREFILL_ROWS, PREFILL_SIDE);
     let mut out = vec![0.0; PREFILL_ROWS * PREFILL_SIDE];
-    let seconds = fastest(|| weights.matmul(pool, &x, &mut out));
+    let seconds = fastest(clock, || weights.matmul(pool, &x, &mut out));
     Ok((PREFILL_ROWS * PREFILL_SIDE * PREFILL_SIDE) as f64 / seconds)
 }
 
@@ -67,7 +68,7 @@ pub fn read_bytes_per_second(pool: &Pool, bytes: usize) -> io::Result<f64> {
     fill(pool, &mut buffer);
     let isa = Isa::detect();
     let buffer = &*buffer;
-    let seconds = fastest(|| {
+    let seconds = fastest(Clock::Wall, || {
         pool.for_each(bytes.div_ceil(CHUNK), &|_, chunk| {
             let chunk = &buffer[chunk * CHUNK..bytes.min((chunk + 1) * CHUNK)];
             // SAFETY: the detected set is available.
@@ -83,7 +84,7 @@ pub fn read_bytes_per_second(pool: &Pool, bytes: usize) -> io::Result<f64> {
 pub fn dots_per_second(pool: &Pool) -> f64 {
     let isa = Isa::detect();
     let inputs: Vec<i8> = (0..8 * BLOCK).map(|i| (i % 5) as i8).collect();
-    let seconds = fastest(|| {
+    let seconds = fastest(Clock::Wall, || {
         pool.run(&|_, _| {
             // SAFETY: the detected set is available.
             black_box(unsafe { dispatch(isa, Dots(black_box(&inputs))) });
@@ -98,7 +99,7 @@ pub fn dots_per_second(pool: &Pool) -> f64 {
 #[must_use]
 pub fn fmas_per_second(pool: &Pool) -> f64 {
     let isa = Isa::detect();
-    let seconds = fastest(|| {
+    let seconds = fastest(Clock::Wall, || {
         pool.run(&|_, _| {
             // SAFETY: the detected set is available.
             black_box(unsafe { dispatch(isa, Fmas(black_box(0.5))) });
@@ -196,14 +197,14 @@ impl Kernel for Read<'_> {
 }
 
 /// The smallest of several timings: other programs only ever add to one.
-fn fastest(mut work: impl FnMut()) -> f64 {
-    let begin = Instant::now();
+fn fastest(clock: Clock, mut work: impl FnMut()) -> f64 {
+    let begin = Stopwatch::start(clock);
     let mut best = f64::INFINITY;
     // Twice at least: the first finds the workers asleep.
     for round in 0.. {
-        let since = Instant::now();
+        let watch = Stopwatch::start(clock);
         work();
-        best = best.min(since.elapsed().as_secs_f64());
+        best = best.min(watch.seconds());
         if round > 0 && begin.elapsed() > BUDGET {
             break;
         }
@@ -239,8 +240,8 @@ mod tests {
     #[test]
     fn speeds_are_plausible() {
         let pool = Pool::new(2);
-        let decode = decode_bytes_per_second(&pool, Format::Q4_1).expect("memory");
-        let prefill = prefill_macs_per_second(&pool).expect("memory");
+        let decode = decode_bytes_per_second(&pool, Format::Q4_1, Clock::Wall).expect("memory");
+        let prefill = prefill_macs_per_second(&pool, Clock::Pool(2)).expect("memory");
         let read = read_bytes_per_second(&pool, 8 << 20).expect("memory");
         let (dots, fmas) = (dots_per_second(&pool), fmas_per_second(&pool));
         for speed in [decode, prefill, read, dots, fmas] {

@@ -2,12 +2,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Workload;
-use super::busy::Busy;
 use super::fit::{Amounts, Timings};
-use super::wake;
 use crate::error::EngineError;
 use crate::file::{LayerCosts, ModelFile};
 use crate::kernel::bind_caller;
@@ -15,6 +13,7 @@ use crate::sample::{SamplerParams, sample};
 use crate::shard::{
     Batch, BatchSpan, Input, LogitRows, Output, Shard, ShardOptions, SlotId, Threads,
 };
+use crate::stopwatch::{Clock, Stopwatch};
 
 /// Rows are run one after the other for so long, and at least twice; the mean counts.
 /// Short against what a system lets another program run for, so that a median over
@@ -22,8 +21,12 @@ use crate::shard::{
 const WINDOW: Duration = Duration::from_millis(20);
 /// The same for the last layer and the head.
 const WINDOW_SHORT: Duration = Duration::from_millis(4);
-/// Longer than a thread of the pool waits awake for more work.
-const PAUSE: Duration = Duration::from_micros(250);
+/// Between two rows. In service other stages have the row for some milliseconds: threads sleep
+/// and cores rest meanwhile, and what comes next takes a quarter longer than without a pause.
+const PAUSE: Duration = Duration::from_millis(4);
+/// A window is over when so many times as much has passed, pauses included: rows of small models
+/// take no time beside them.
+const WINDOWS_PASSED: u32 = 3;
 /// Rows that a window may append late in a sequence.
 const WINDOW_ROWS_MAX: usize = 64;
 
@@ -46,6 +49,10 @@ pub(super) struct Bench {
 /// A shard and rows to run through it.
 struct Runner {
     shard: Shard,
+    clock: Clock,
+    /// Time of the passes that were timed, and what of it this thread ran.
+    passed: Duration,
+    ran: Duration,
     capacity: usize,
     tokens: Vec<u32>,
     hidden: Vec<f32>,
@@ -70,8 +77,9 @@ impl Bench {
             ..options.clone()
         };
         let rows = chunk_rows.max(1);
-        let body = Runner::load(file, layers.clone(), &options, rows)?;
-        let tail = Runner::load(file, spec.layers - 1..spec.layers, &options, rows)?;
+        let load = |layers| Runner::load(file, layers, &options, rows, workload.clock);
+        let body = load(layers.clone())?;
+        let tail = load(spec.layers - 1..spec.layers)?;
         // After the pools are made: threads inherit what this one is bound to.
         if options.binding == Threads::Pinned {
             bind_caller();
@@ -108,10 +116,11 @@ impl Bench {
         let mut taken: [Vec<f64>; 5] = Default::default();
         let (early, late) = (self.body.open(0)?, self.body.open(self.cached_rows)?);
         let alone = self.tail.open(0)?;
-        let mut busy = Busy::start();
         for round in 0..=rounds {
             if round == 1 {
-                busy = Busy::start();
+                for one in [&mut self.body, &mut self.tail] {
+                    (one.passed, one.ran) = (Duration::ZERO, Duration::ZERO);
+                }
             }
             let found = [
                 self.body.rows(early, WINDOW, LogitRows::None)?,
@@ -128,7 +137,8 @@ impl Bench {
                     .for_each(|(all, one)| all.push(one));
             }
         }
-        let busy_permille = busy.permille();
+        let sum = |of: fn(&Runner) -> Duration| (of(&self.body) + of(&self.tail)).as_secs_f64();
+        let [passed, ran] = [sum(|one| one.passed), sum(|one| one.ran)];
         let [early, late, last, chunk_early, chunk_late] =
             taken.each_mut().map(|times| median(times));
         Ok(Timings {
@@ -137,9 +147,9 @@ impl Bench {
             last,
             chunk_early,
             chunk_late,
-            wake: wake::seconds(),
             spread_permille: spread_permille(&taken[1]),
-            busy_permille,
+            // A share: clocks may differ a little.
+            busy_permille: (ran / passed.max(1e-9) * 1e3).min(1e3) as u32,
         })
     }
 }
@@ -150,6 +160,7 @@ impl Runner {
         layers: Range<u32>,
         options: &ShardOptions,
         rows: usize,
+        clock: Clock,
     ) -> Result<Runner, EngineError> {
         let shard = Shard::load(file, layers, options, &mut |_| {})?;
         let spec = file.spec();
@@ -161,6 +172,9 @@ impl Runner {
             tokens: tokens.collect(),
             hidden: hidden.collect(),
             shard,
+            clock,
+            passed: Duration::ZERO,
+            ran: Duration::ZERO,
             capacity: options.context,
         })
     }
@@ -177,15 +191,14 @@ impl Runner {
         Ok(Place { slot, rows })
     }
 
-    /// Mean seconds of one row, each after a pause: in service the threads have gone to
-    /// sleep by the time that the token is back as a row.
+    /// Mean seconds of one row, each after a pause.
     fn rows(&mut self, at: Place, window: Duration, logits: LogitRows) -> Result<f64, EngineError> {
         let (mut taken, mut count) = (Duration::ZERO, 0);
-        while count < WINDOW_ROWS_MAX && (count < 2 || taken < window) {
+        let all = Stopwatch::start(Clock::Wall);
+        let is_over = |taken| taken >= window || all.elapsed() >= window * WINDOWS_PASSED;
+        while count < WINDOW_ROWS_MAX && (count < 2 || !is_over(taken)) {
             std::thread::sleep(PAUSE);
-            let since = Instant::now();
-            self.pass(at.slot, at.rows + count, 1, logits)?;
-            taken += since.elapsed();
+            taken += self.timed(at.slot, at.rows + count, 1, logits)?;
             count += 1;
         }
         self.shard.truncate(at.slot, at.rows);
@@ -194,11 +207,24 @@ impl Runner {
 
     /// Seconds of a chunk.
     fn chunk(&mut self, at: Place, rows: usize) -> Result<f64, EngineError> {
-        let since = Instant::now();
-        self.pass(at.slot, at.rows, rows, LogitRows::None)?;
-        let seconds = since.elapsed().as_secs_f64();
+        let taken = self.timed(at.slot, at.rows, rows, LogitRows::None)?;
         self.shard.truncate(at.slot, at.rows);
-        Ok(seconds)
+        Ok(taken.as_secs_f64())
+    }
+
+    fn timed(
+        &mut self,
+        slot: SlotId,
+        position: usize,
+        rows: usize,
+        logits: LogitRows,
+    ) -> Result<Duration, EngineError> {
+        let watches = [self.clock, Clock::Wall, Clock::Thread].map(Stopwatch::start);
+        self.pass(slot, position, rows, logits)?;
+        let [taken, passed, ran] = watches.map(|watch| watch.elapsed());
+        self.passed += passed;
+        self.ran += ran;
+        Ok(taken)
     }
 
     /// One pass as the engine's thread runs it, a greedy sample included where logits are

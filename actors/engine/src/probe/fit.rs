@@ -32,8 +32,6 @@ pub(super) struct Timings {
     pub(super) chunk_early: f64,
     /// A chunk through all layers late in the sequence.
     pub(super) chunk_late: f64,
-    /// Until a thread that sleeps has a message.
-    pub(super) wake: f64,
     /// Spread of the timings of `late`.
     pub(super) spread_permille: u32,
     /// As in [`Speeds`].
@@ -66,7 +64,6 @@ pub(super) fn fit(amounts: &Amounts, timings: &Timings, matrix: Option<f64>) -> 
     let arithmetic = timings.chunk_early - overhead - own;
     let arithmetic = arithmetic.max(timings.chunk_early * 0.1);
     Speeds {
-        wake_nanos: nanos(timings.wake),
         layer_nanos: nanos(overhead / amounts.layers),
         decode_bytes_per_second: whole(amounts.weight_bytes / streamed),
         head_bytes_per_second: whole(amounts.head_bytes / head),
@@ -108,7 +105,6 @@ mod tests {
             last: layer + 1e6 / 10e9 + 8e6 / 8e9,
             chunk_early,
             chunk_late: chunk_early + 10e3 * 64.0 * 512.0 / 20e9,
-            wake: 20e-6,
             spread_permille: 10,
             busy_permille: 990,
         }

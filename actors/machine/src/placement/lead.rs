@@ -4,6 +4,7 @@
 //! which alone holds plans.
 
 mod judge;
+mod making;
 mod question;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,6 +18,7 @@ use super::watch::Watch;
 use super::{Config, ModelFacts, Note, Output, to_wire};
 use crate::Tick;
 use crate::view::View;
+use making::{Basis, Kind, Making};
 
 /// Members often arrive together; planning waits until none has for so long.
 const SETTLE_MILLIS: u64 = 400;
@@ -42,47 +44,6 @@ pub(super) enum Announcement {
     Adopt(PlanId),
     /// It will not be in force.
     Abandon(Abandon),
-}
-
-/// What a plan was made for; a difference asks for another plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Basis {
-    nodes: BTreeSet<NodeId>,
-    model: String,
-    kind: Kind,
-}
-
-/// Who split the layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// The strategy.
-    Usual,
-    /// Those who have them in memory, for as long as the strategy's plan takes.
-    Takeover,
-}
-
-/// How far the plan in the making is.
-#[derive(Debug)]
-enum Making {
-    /// Nothing to do until something changes.
-    Rest,
-    /// Something changed; wait for more changes.
-    Settle { at: Tick },
-    /// This node shall tell what it sees of its own links, as the others have.
-    Look,
-    /// The model's file is being looked for.
-    Describe { basis: Basis },
-    /// The planner runs.
-    Solve { basis: Basis, question: u64 },
-    /// The stages load.
-    Load {
-        basis: Basis,
-        plan: Arc<Plan>,
-        waiting: BTreeSet<NodeId>,
-        repeat_at: Tick,
-    },
-    /// The pipeline shall produce a token.
-    Probe { basis: Basis, plan: Arc<Plan> },
 }
 
 /// The plan in the making and what it needs.
@@ -141,7 +102,7 @@ impl Leader {
             Making::Rest => self.trouble.clone(),
             Making::Settle { .. } if self.trouble.is_empty() => "members to settle".to_owned(),
             Making::Settle { .. } => self.trouble.clone(),
-            Making::Look => "this node's links".to_owned(),
+            Making::Look { .. } => "this node's links".to_owned(),
             Making::Describe { basis } => format!("the file of model {}", basis.model),
             Making::Solve { .. } => "the planner".to_owned(),
             Making::Load { waiting, .. } => {
@@ -184,7 +145,7 @@ impl Leader {
             }
             Making::Rest
             | Making::Settle { .. }
-            | Making::Look
+            | Making::Look { .. }
             | Making::Describe { .. }
             | Making::Solve { .. } => None,
         };
@@ -209,15 +170,11 @@ impl Leader {
         }
         match &mut self.making {
             Making::Rest if self.made_for.as_ref() == Some(&wanted) => {}
-            // Each change pushes the start back a little.
-            Making::Rest | Making::Settle { .. } => {
-                let at = now.after_millis(SETTLE_MILLIS);
-                self.making = Making::Settle { at };
-            }
+            Making::Rest | Making::Settle { .. } => self.making = self.making.pushed_back(now),
             Making::Describe { basis } if basis.model == wanted.model => *basis = wanted,
             Making::Describe { .. } => self.restart(now),
             // What it is made for is asked after that.
-            Making::Look => {}
+            Making::Look { .. } => {}
             // A plan whose owners are all there is finished first: members who
             // trickle in must not keep the others from ever being served.
             Making::Solve { .. } | Making::Load { .. } | Making::Probe { .. } => {}
@@ -227,8 +184,9 @@ impl Leader {
     pub(super) fn wake(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
         self.excluded.retain(|_, exclusion| now < exclusion.until);
         match &mut self.making {
-            Making::Settle { at } if now >= *at => {
-                self.making = Making::Look;
+            Making::Settle { at, link_waits } if now >= *at => {
+                let link_waits = *link_waits;
+                self.making = Making::Look { link_waits };
                 outputs.push_back(Output::Look);
             }
             Making::Load {
@@ -256,7 +214,7 @@ impl Leader {
                 }
             }
             Making::Settle { .. }
-            | Making::Look
+            | Making::Look { .. }
             | Making::Describe { .. }
             | Making::Solve { .. }
             | Making::Load { .. }
@@ -267,15 +225,23 @@ impl Leader {
     /// This node has told what it sees: it goes on with the plan that waits for that, or with
     /// the judgement of the plan in force.
     pub(super) fn looked(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
-        match self.making {
-            Making::Look => self.begin(now, view, outputs),
-            _ => self.ask(now, view, outputs),
+        let Making::Look { link_waits } = self.making else {
+            self.ask(now, view, outputs);
+            return;
+        };
+        let again = match self.may_wait_for_links(now, view) {
+            true => Making::waiting_for_links(now, link_waits),
+            false => None,
+        };
+        match again {
+            Some(again) => self.making = again,
+            None => self.begin(now, view, outputs),
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Tick> {
         match &self.making {
-            Making::Settle { at } => Some(*at),
+            Making::Settle { at, .. } => Some(*at),
             Making::Load { repeat_at, .. } => Some(*repeat_at),
             Making::Rest => {
                 // An exclusion that ends may allow a better plan.
@@ -283,7 +249,7 @@ impl Leader {
                 let look = self.watch.deadline().filter(|_| self.is_watching());
                 ends.chain(look).min()
             }
-            Making::Look
+            Making::Look { .. }
             | Making::Describe { .. }
             | Making::Solve { .. }
             | Making::Probe { .. } => None,
@@ -457,12 +423,7 @@ impl Leader {
         }));
         self.told = view.nodes.clone();
         self.announce(Announcement::Propose(Box::new(plan.clone())), outputs);
-        self.making = Making::Load {
-            basis,
-            waiting: plan.stages.iter().map(|stage| stage.node).collect(),
-            plan: Arc::new(plan),
-            repeat_at: now.after_millis(REPEAT_MILLIS),
-        };
+        self.making = Making::loading(now, basis, plan);
     }
 
     fn exclude(&mut self, now: Tick, node: NodeId, cause: String, outputs: &mut VecDeque<Output>) {
@@ -478,12 +439,10 @@ impl Leader {
     fn give_up(&mut self, now: Tick, view: &View, cause: &str, outputs: &mut VecDeque<Output>) {
         self.abandon(cause, outputs);
         self.trouble = cause.to_owned();
-        let at = if view.nodes.len() == 1 {
-            now.after_millis(RETRY_MILLIS)
-        } else {
-            now.after_millis(SETTLE_MILLIS)
+        self.making = match view.nodes.len() {
+            1 => Making::waiting_until(now.after_millis(RETRY_MILLIS)),
+            _ => Making::settling(now),
         };
-        self.making = Making::Settle { at };
     }
 
     fn abandon(&mut self, cause: &str, outputs: &mut VecDeque<Output>) {
@@ -502,13 +461,11 @@ impl Leader {
     fn no_plan(&mut self, now: Tick, cause: String, outputs: &mut VecDeque<Output>) {
         self.trouble.clone_from(&cause);
         outputs.push_back(Output::Note(Note::NoPlan { cause }));
-        let at = now.after_millis(RETRY_MILLIS);
-        self.making = Making::Settle { at };
+        self.making = Making::waiting_until(now.after_millis(RETRY_MILLIS));
     }
 
     fn restart(&mut self, now: Tick) {
-        let at = now.after_millis(SETTLE_MILLIS);
-        self.making = Making::Settle { at };
+        self.making = Making::settling(now);
     }
 
     fn announce(&mut self, announcement: Announcement, outputs: &mut VecDeque<Output>) {

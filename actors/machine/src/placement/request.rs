@@ -74,10 +74,11 @@ pub(super) fn links(seen: &BTreeMap<NodeId, &[LinkSeen]>, request: &Request) -> 
     links
 }
 
-/// Three binary digits are as much as such a measurement is worth. Links that are alike shall
+/// Four binary digits are as much as such a measurement is worth, and with three a hop that is
+/// mostly wire would be off by an eighth. Links that are alike shall
 /// look alike: the planner has far less to search then, and noise changes no question.
 fn coarse(number: u64) -> u64 {
-    let dropped = (u64::BITS - number.leading_zeros()).saturating_sub(3);
+    let dropped = (u64::BITS - number.leading_zeros()).saturating_sub(4);
     let half = (1u64 << dropped) >> 1;
     (number.saturating_add(half) >> dropped) << dropped
 }
@@ -243,16 +244,16 @@ mod tests {
     use crate::fixture::node;
 
     #[test]
-    fn figures_are_rounded_to_three_binary_digits() {
+    fn figures_are_rounded_to_four_binary_digits() {
         for (number, rounded) in [
             (0, 0),
             (1, 1),
             (7, 7),
-            (8, 8),
-            (9, 10),
-            (100, 96),
-            (105, 112),
-            (300, 320),
+            (15, 15),
+            (17, 18),
+            (100, 104),
+            (109, 112),
+            (300, 288),
             (117_000_000, 117_440_512),
         ] {
             assert_eq!(coarse(number), rounded, "{number}");

@@ -1,6 +1,6 @@
 //! One node's placement, driven by hand; the planner and the model are real.
 
-use cairn_wire::control::{Stage, StageSeen};
+use cairn_wire::control::{LinkSeen, Stage, StageSeen};
 
 use super::*;
 use crate::fixture::{node, plan as fixture_plan};
@@ -60,6 +60,15 @@ fn view(leader: u8, members: &[u8]) -> View {
     }
 }
 
+/// What an end tells of a link.
+fn link(peer: u8, round_trip_micros: u64) -> LinkSeen {
+    LinkSeen {
+        peer: node(peer),
+        round_trip_micros,
+        bytes_per_second: 0,
+    }
+}
+
 /// A machine with a clock; the planner and the model store answer at once.
 struct Rig {
     machine: PlacementMachine,
@@ -67,7 +76,7 @@ struct Rig {
     /// Orders that the rig does not answer itself.
     orders: Vec<Output>,
     missing_model: Option<String>,
-    /// What this node sees of its own stage and links.
+    /// What this node sees of its own stage and links, and every other one of its links.
     seen: Seen,
 }
 
@@ -89,7 +98,10 @@ impl Rig {
             now: Tick(0),
             orders: Vec::new(),
             missing_model: None,
-            seen: Seen::default(),
+            seen: Seen {
+                stage: None,
+                links: (1..=9).map(|peer| link(peer, 300)).collect(),
+            },
         }
     }
 
@@ -117,8 +129,12 @@ impl Rig {
                 }
                 // The other looks are for the judgement of the plan in force.
                 Output::Look if self.machine.waiting_for() == "this node's links" => {
-                    let (from, seen) = (self.machine.me, self.seen.clone());
-                    self.machine.handle(self.now, Input::Seen { from, seen });
+                    let me = self.machine.me;
+                    let others = (1..=9).map(node).filter(|other| *other != me);
+                    for from in others.chain([me]) {
+                        let seen = self.seen.clone();
+                        self.machine.handle(self.now, Input::Seen { from, seen });
+                    }
                 }
                 order => self.orders.push(order),
             }
@@ -610,14 +626,57 @@ fn a_users_own_list_and_equal_shares_are_not_judged() {
 #[test]
 fn the_first_plan_is_made_with_the_links_that_this_node_has_seen() {
     let mut rig = Rig::with(1, Strategy::Balanced);
-    rig.seen.links = vec![cairn_wire::control::LinkSeen {
-        peer: node(2),
-        round_trip_micros: 8_192,
-        bytes_per_second: 0,
-    }];
+    rig.seen.links = vec![link(2, 8_192)];
     rig.members(1, &[1, 2]);
     rig.pass(2_000);
     let plan = rig.proposed();
     // There and home.
     assert!(plan.explain.hops_micros >= 8_192, "{:?}", plan.explain);
+}
+
+#[test]
+fn a_plan_waits_for_links_that_are_not_measured_yet_but_not_for_ever() {
+    // When the link of 1 and 2 is measured, and when the plan is made: the members settle for
+    // 400 ms, and the link is looked at every 200 ms after that.
+    for (measured, planned) in [(0, 400), (450, 600), (1_300, 1_400), (u64::MAX, 1_400)] {
+        let mut rig = Rig::with(1, Strategy::Balanced);
+        let all = std::mem::take(&mut rig.seen.links);
+        rig.members(1, &[1, 2]);
+        while rig.now.0 < planned {
+            assert!(!proposes(&rig), "{measured}: made at {:?}", rig.now);
+            if rig.now.0 >= measured {
+                rig.seen.links.clone_from(&all);
+            }
+            rig.pass(50);
+        }
+        assert!(proposes(&rig), "{measured}: not made at {planned}");
+    }
+}
+
+#[test]
+fn a_node_alone_has_no_links_to_wait_for() {
+    let mut rig = Rig::with(1, Strategy::Balanced);
+    rig.seen.links.clear();
+    rig.members(1, &[1]);
+    rig.pass(400);
+    assert!(proposes(&rig));
+}
+
+#[test]
+fn nobody_waits_for_links_when_layers_have_lost_their_owner() {
+    let mut rig = Rig::new(1);
+    rig.members(1, &[1, 2, 3]);
+    rig.pass(400);
+    rig.adopt();
+    rig.orders.clear();
+    rig.seen.links.clear();
+    rig.pass(10_000);
+    rig.members(1, &[1, 2]);
+    rig.pass(400);
+    assert!(proposes(&rig));
+}
+
+fn proposes(rig: &Rig) -> bool {
+    let mut orders = rig.orders.iter();
+    orders.any(|order| matches!(order, Output::Load { .. }))
 }

@@ -2,7 +2,7 @@
 //!
 //! The judgement itself is the planner's; when it is asked for is decided here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use cairn_planner::{
@@ -151,6 +151,20 @@ impl Watch {
             .map(|(node, seen)| (node, seen.links.as_slice()))
             .collect();
         links(&seen, request)
+    }
+
+    /// Whether the link between each two of these nodes was measured by one of them.
+    pub(super) fn knows_links(&self, now: Tick, nodes: &BTreeSet<NodeId>) -> bool {
+        let peers = |seen: &Seen| seen.links.iter().map(|link| link.peer).collect();
+        let told: BTreeMap<NodeId, BTreeSet<NodeId>> = self
+            .fresh(now)
+            .map(|(node, seen)| (node, peers(seen)))
+            .collect();
+        let sees = |node, peer| told.get(node).is_some_and(|peers| peers.contains(peer));
+        nodes.iter().enumerate().all(|(place, node)| {
+            let mut others = nodes.iter().skip(place + 1);
+            others.all(|other| sees(node, other) || sees(other, node))
+        })
     }
 
     /// The question about the plan in force.

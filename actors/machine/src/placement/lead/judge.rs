@@ -7,7 +7,8 @@ use cairn_wire::id::NodeId;
 
 use super::super::watch::{Judgement, follows_speed};
 use super::super::{Note, Output};
-use super::{Leader, Making};
+use super::Leader;
+use super::making::Making;
 use crate::Tick;
 use crate::view::View;
 

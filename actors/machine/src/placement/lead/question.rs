@@ -8,11 +8,20 @@ use cairn_wire::id::NodeId;
 use super::super::takeover::takeover;
 use super::super::watch::follows_speed;
 use super::super::{Note, Output, candidates, to_request};
-use super::{Basis, Kind, Leader, Making};
+use super::Leader;
+use super::making::{Basis, Kind, Making};
 use crate::Tick;
 use crate::view::View;
 
 impl Leader {
+    /// Whether a plan now would be made without knowing all the links that it may use, and
+    /// nobody waits for it because layers have lost their owner.
+    pub(super) fn may_wait_for_links(&self, now: Tick, view: &View) -> bool {
+        let in_force = self.in_force.as_ref();
+        let is_urgent = in_force.is_some_and(|plan| view.missing_owner(plan).is_some());
+        !is_urgent && !self.watch.knows_links(now, &self.basis(view).nodes)
+    }
+
     pub(super) fn begin(&mut self, now: Tick, view: &View, outputs: &mut VecDeque<Output>) {
         let basis = self.basis(view);
         let known = self.facts.as_ref().map(|facts| &facts.model.name);

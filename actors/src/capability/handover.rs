@@ -1,0 +1,35 @@
+//! What handing a row to the engine and its result back costs: a message from an actor to a
+//! thread, and from there to an actor.
+//!
+//! Measured the other way round, because a thread can be kept waiting and an actor cannot.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::pipeline::Other;
+use crate::shell::Msg;
+use crate::wiring::Wiring;
+
+/// How often it is measured.
+const TRIPS: usize = 15;
+/// Between two, so that both sides sleep: as long as the engine's own measurement lets them.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// Nanoseconds from a thread to an actor and back: the lower quartile, as it is for links. To be
+/// called on a thread that may wait; `None` when the actor has ended.
+pub(super) fn nanos(wiring: &Wiring) -> Option<u64> {
+    let actors = wiring.actors()?;
+    let mut trips = Vec::with_capacity(TRIPS);
+    for _ in 0..TRIPS {
+        std::thread::sleep(PAUSE);
+        let since = Instant::now();
+        let (reply, answer) = oneshot::channel();
+        let question = Msg::Other(Other::AskLoad(reply.into()), None);
+        actors.pipeline.cast(question).ok()?;
+        answer.blocking_recv().ok()?;
+        trips.push(since.elapsed());
+    }
+    trips.sort_unstable();
+    u64::try_from(trips[TRIPS / 4].as_nanos()).ok()
+}
