@@ -1,7 +1,5 @@
-//! What handing a row to the engine and its result back costs: a message from an actor to a
-//! thread, and from there to an actor.
-//!
-//! Measured the other way round, because a thread can be kept waiting and an actor cannot.
+//! What a token that goes round in one node costs besides the engine's work: a message from a
+//! thread to an actor, and from there to a thread.
 
 use std::time::{Duration, Instant};
 
