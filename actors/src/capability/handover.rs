@@ -14,6 +14,10 @@ const TRIPS: usize = 15;
 /// Between two, so that both sides sleep: as long as the engine's own measurement lets them.
 const PAUSE: Duration = Duration::from_millis(4);
 
+/// What is finer than this is chance, and nodes of one machine shall look alike: the planner has
+/// far less to search then.
+const STEP_NANOS: u64 = 50_000;
+
 /// Nanoseconds from a thread to an actor and back: the lower quartile, as it is for links. To be
 /// called on a thread that may wait; `None` when the actor has ended.
 pub(super) fn nanos(wiring: &Wiring) -> Option<u64> {
@@ -29,5 +33,6 @@ pub(super) fn nanos(wiring: &Wiring) -> Option<u64> {
         trips.push(since.elapsed());
     }
     trips.sort_unstable();
-    u64::try_from(trips[TRIPS / 4].as_nanos()).ok()
+    let nanos = u64::try_from(trips[TRIPS / 4].as_nanos()).ok()?;
+    Some(nanos.saturating_add(STEP_NANOS / 2) / STEP_NANOS * STEP_NANOS)
 }
