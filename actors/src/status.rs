@@ -217,7 +217,7 @@ pub struct NodeView {
     /// Layers that it keeps in memory for other nodes' stages.
     #[serde(default)]
     pub standby_layers: u32,
-    /// KV cache allotted.
+    /// Pages of the KV cache that are held; one that several sequences share counts once.
     pub kv_bytes: u64,
     /// Milliseconds since it started.
     pub uptime_ms: u64,

@@ -346,7 +346,7 @@ pub struct NodeStatus {
     pub resident_bytes: u64,
     /// Weights in memory.
     pub weight_bytes: u64,
-    /// KV cache allotted.
+    /// Pages of the KV cache that are held; one that several sequences share counts once.
     pub kv_bytes: u64,
     /// Milliseconds since it started.
     pub uptime_millis: u64,

@@ -110,7 +110,7 @@ const NODE: &[NodeFigure] = &[
     (
         "cairn_node_kv_bytes",
         "gauge",
-        "KV cache allotted.",
+        "Pages of the KV cache that are held.",
         |node| node.kv_bytes as f64,
     ),
     (

@@ -294,7 +294,7 @@ impl Shared {
                 let gate = self.gate.0.load(Ordering::SeqCst);
                 (gate & OPEN != 0 && gate / ONE_EPOCH != seen) || self.stop.load(Ordering::Relaxed)
             };
-            while !spin_until(&ready) {
+            while !spin_until(ready) {
                 let asleep = &self.asleep[worker];
                 asleep.store(true, Ordering::SeqCst);
                 // Whoever wakes it takes that back; a job opened before was not told of it.
