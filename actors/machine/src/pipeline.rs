@@ -51,7 +51,7 @@ pub struct PipelineMachine {
     /// After a stage said that it is full, nothing new is opened before this.
     retry_at: Option<Tick>,
     next_number: u64,
-    /// Answers that have ended under the plan in force.
+    /// Whose rows the stages of the plan in force may hold.
     past: Past,
     outbox: Outbox<Output>,
 }
@@ -296,6 +296,8 @@ impl PipelineMachine {
             self.finish(now, id, request, Finish::EndToken);
             return None;
         }
+        let is_first = sequence.fed.is_empty();
+        let computed = is_first.then(|| (sequence.plan.id, sequence.request.tokens.clone()));
         let position = sequence.length;
         sequence.length += 1;
         sequence.fed.push(token);
@@ -312,6 +314,10 @@ impl PipelineMachine {
             self.finish(now, id, request, Finish::Length);
             return None;
         }
+        if let Some((plan, prompt)) = computed {
+            // All stages have its rows: others may start with them while it is answered.
+            self.remember(id, plan, prompt);
+        }
         let span = Span {
             sequence: id,
             position,
@@ -322,8 +328,8 @@ impl PipelineMachine {
     }
 
     fn finish(&mut self, now: Tick, id: SequenceId, request: RequestId, finish: Finish) {
-        if let Some(sequence) = self.close(id) {
-            self.remember(id, sequence);
+        if let Some(ended) = self.close(id) {
+            self.remember_whole(id, ended);
         }
         let id = request;
         self.outbox.push(Output::Finished { id, finish });
@@ -331,11 +337,15 @@ impl PipelineMachine {
     }
 
     /// Keeps in mind what the stages may still hold of a sequence that has ended.
-    fn remember(&mut self, id: SequenceId, ended: Sequence) {
-        let in_force = self.plan.as_ref().map(|plan| plan.id);
-        if in_force == Some(ended.plan.id) {
-            let mut tokens = ended.request.tokens;
-            tokens.extend(ended.fed);
+    fn remember_whole(&mut self, id: SequenceId, ended: Sequence) {
+        let mut tokens = ended.request.tokens;
+        tokens.extend(ended.fed);
+        self.remember(id, ended.plan.id, tokens);
+    }
+
+    /// Keeps in mind what the stages of a plan hold of a sequence.
+    fn remember(&mut self, id: SequenceId, plan: PlanId, tokens: Vec<u32>) {
+        if self.plan.as_ref().is_some_and(|held| held.id == plan) {
             self.past.remember(id, tokens);
         }
     }
@@ -431,11 +441,11 @@ impl PipelineMachine {
             .find(|(_, sequence)| sequence.purpose == Purpose::Answer(id))
             .map(|(sequence, _)| *sequence);
         if let Some(id) = found {
-            if let Some(sequence) = self.close(id)
-                && !sequence.fed.is_empty()
+            if let Some(ended) = self.close(id)
+                && !ended.fed.is_empty()
             {
                 // A token came, so all stages have computed the prompt.
-                self.remember(id, sequence);
+                self.remember_whole(id, ended);
             }
             self.start_waiting(now);
         }

@@ -1,4 +1,5 @@
-//! Answers that have ended, whose rows the stages may still hold for others to start with.
+//! Sequences whose rows the stages may hold for others to start with: those that are answered,
+//! with the rows of their prompts, and those that have ended.
 //!
 //! Knows no more than this node drove itself. A stage that has dropped the rows
 //! says so, and the sequence then starts without them.
@@ -13,21 +14,21 @@ const PAST_MAX: usize = 32;
 /// A shorter prefix is not worth the risk that a stage has dropped it.
 const PREFIX_ROWS_MIN: usize = 16;
 
-/// The sequences that ended last under one plan, the latest last.
+/// The sequences that came last under one plan, the latest last.
 #[derive(Debug, Default)]
 pub(super) struct Past {
-    ended: VecDeque<(SequenceId, Vec<u32>)>,
+    known: VecDeque<(SequenceId, Vec<u32>)>,
 }
 
 impl Past {
-    /// Takes in a sequence with the tokens of the rows that it had.
+    /// Takes in a sequence with the tokens of the rows that all stages have computed.
     pub(super) fn remember(&mut self, sequence: SequenceId, tokens: Vec<u32>) {
         // Whoever could start with that one can start with this one.
-        self.ended.retain(|(_, old)| !tokens.starts_with(old));
-        if self.ended.len() == PAST_MAX {
-            self.ended.pop_front();
+        self.known.retain(|(_, old)| !tokens.starts_with(old));
+        if self.known.len() == PAST_MAX {
+            self.known.pop_front();
         }
-        self.ended.push_back((sequence, tokens));
+        self.known.push_back((sequence, tokens));
     }
 
     /// The most rows that a prompt shares with one of them. Its last token is never among them:
@@ -38,8 +39,8 @@ impl Past {
             let pairs = tokens.iter().zip(&prompt[..most]);
             pairs.take_while(|(old, new)| old == new).count()
         };
-        let ended = self.ended.iter();
-        let all = ended.map(|(sequence, tokens)| (shared(tokens), *sequence));
+        let known = self.known.iter();
+        let all = known.map(|(sequence, tokens)| (shared(tokens), *sequence));
         let (rows, sequence) = all.max_by_key(|(rows, _)| *rows)?;
         (rows >= PREFIX_ROWS_MIN).then(|| Prefix {
             sequence,
@@ -49,12 +50,12 @@ impl Past {
 
     /// Forgets one: a stage has.
     pub(super) fn forget(&mut self, sequence: SequenceId) {
-        self.ended.retain(|(old, _)| *old != sequence);
+        self.known.retain(|(old, _)| *old != sequence);
     }
 
     /// Forgets them all: the stages have.
     pub(super) fn clear(&mut self) {
-        self.ended.clear();
+        self.known.clear();
     }
 }
 
@@ -87,10 +88,10 @@ mod tests {
         let mut past = Past::default();
         past.remember(sequence(1), vec![1; 20]);
         past.remember(sequence(2), vec![1; 30]);
-        assert_eq!(past.ended.len(), 1);
+        assert_eq!(past.known.len(), 1);
         for number in 3..100 {
             past.remember(sequence(number), vec![number as u32; 20]);
         }
-        assert_eq!(past.ended.len(), PAST_MAX);
+        assert_eq!(past.known.len(), PAST_MAX);
     }
 }

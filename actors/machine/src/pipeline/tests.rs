@@ -376,6 +376,30 @@ fn a_second_turn_sends_only_what_is_new() {
 }
 
 #[test]
+fn a_prompt_starts_with_the_rows_of_one_that_is_being_answered() {
+    let mut rig = Rig::new();
+    rig.submit(1, 20, 40);
+    let first = rig.sequence();
+    rig.submit(2, 25, 4);
+    assert_eq!(prefix(&rig), None, "no stage is known to have any of it");
+    rig.feed(Input::Cancel(RequestId(2)));
+    rig.feed(Input::Sampled {
+        from: node(2),
+        sampled: Sampled {
+            plan: plan_id(1),
+            tokens: vec![SampledToken {
+                sequence: first,
+                position: 20,
+                token: 7,
+                logprob: -1.0,
+            }],
+        },
+    });
+    rig.submit(3, 30, 4);
+    assert_eq!(prefix(&rig), Some((first.number, 20)));
+}
+
+#[test]
 fn another_plan_knows_nothing_of_the_past() {
     let mut rig = Rig::new();
     rig.submit(1, 20, 4);
