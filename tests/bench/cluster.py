@@ -83,7 +83,7 @@ class Cluster:
 
     def ask(self, messages, tokens_max):
         """One answer: its text, and after how many seconds each of its tokens came."""
-        return client.ask(self.url, messages, tokens_max)
+        return client.ask(self.url, messages, tokens_max)[:2]
 
     def long_prompt(self, dice):
         """Seconds to the first token of a prompt of some 2,000 tokens."""

@@ -25,6 +25,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import client
 from delay import Hosts, inside
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -147,27 +148,9 @@ class Cluster:
     def ask(self, words, tokens_max):
         """Seconds to the first token and to the last, tokens, and tokens of the prompt."""
         text = " ".join(random.choices(WORDS, k=words))
-        body = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens_max}
-        body |= {"temperature": 0, "stream": True, "logprobs": True}
-        body |= {"stream_options": {"include_usage": True}}
-        request = urllib.request.Request(
-            f"{self.url}/v1/chat/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        begun, first, last, count, prompt = time.monotonic(), None, None, 0, 0
-        with urllib.request.urlopen(request) as answer:
-            for line in answer:
-                if not line.startswith(b"data: {"):
-                    continue
-                event = json.loads(line[len(b"data: ") :])
-                assert "error" not in event, event
-                if event["choices"] and event["choices"][0].get("logprobs"):
-                    last = time.monotonic() - begun
-                    first = first or last
-                    count += 1
-                prompt = (event.get("usage") or {}).get("prompt_tokens", prompt)
-        return first, last, count, prompt
+        message = {"role": "user", "content": text}
+        _, came, prompt = client.ask(self.url, [message], tokens_max)
+        return came[0], came[-1], len(came), prompt
 
 
 class Quiet:
