@@ -3,6 +3,7 @@
 //! Predicts the machinery as it is meant to run; queues from other users are not in it.
 
 mod prompt;
+mod quota;
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,13 @@
-//! A prompt's way through the stages: its chunks follow each other, and stages of one machine
-//! share its cores.
+//! A prompt's way through the stages: its chunks follow each other, stages of one machine share
+//! its cores, and some may not use them all the time.
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::quota::Quota;
 use crate::cost::{Costs, Cut, NEVER};
 use crate::device::Sharing;
 
-/// Nothing holds a stage up.
+/// A stage works as fast as its device's figures say.
 const FULL_PERMILLE: u64 = 1000;
 
 /// The time until the driver has the first token: the chunks pass the stages, the head runs on
@@ -23,6 +24,8 @@ pub(super) fn first_token_nanos(costs: &Costs<'_>, cuts: &[Cut]) -> u64 {
 struct Prompt<'a> {
     costs: &'a Costs<'a>,
     cuts: &'a [Cut],
+    /// When the first stage has the first chunk.
+    begin: u64,
     /// Rows of each chunk and of those before it.
     chunks: Vec<(u64, u64)>,
     stages: Vec<Stage>,
@@ -31,7 +34,6 @@ struct Prompt<'a> {
 }
 
 /// A stage works on one chunk at a time, in order.
-#[derive(Default)]
 struct Stage {
     /// When each chunk arrives that has not left it; the first is in work or awaited.
     arrivals: VecDeque<u64>,
@@ -39,6 +41,8 @@ struct Stage {
     passed: usize,
     /// What the chunk in work still takes if nothing holds the stage up.
     remaining: Option<u64>,
+    /// Where its time on the cores is limited.
+    quota: Option<Quota>,
 }
 
 impl<'a> Prompt<'a> {
@@ -49,6 +53,25 @@ impl<'a> Prompt<'a> {
             let cached = number * chunk;
             (chunk.min(rows - cached), cached)
         });
+        let chunks: Vec<(u64, u64)> = chunks.collect();
+        let begin = costs.enter_nanos(cuts[0].0);
+        let stage = |(device, layers): &Cut| {
+            let nanos =
+                |(rows, cached): &(u64, u64)| costs.prefill_nanos(*device, layers, *rows, *cached);
+            let sharing = costs.devices[*device].detail.sharing;
+            let limited = sharing.filter(|one| u64::from(one.burst_permille) > FULL_PERMILLE);
+            Stage {
+                arrivals: VecDeque::new(),
+                passed: 0,
+                remaining: None,
+                quota: limited.map(|one| {
+                    let work = chunks.iter().map(nanos).fold(0, u64::saturating_add);
+                    Quota::rested(begin, one.burst_permille.into(), work)
+                }),
+            }
+        };
+        let mut stages: Vec<Stage> = cuts.iter().map(stage).collect();
+        stages[0].arrivals = chunks.iter().map(|_| begin).collect();
         let mut machines: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (place, (device, _)) in cuts.iter().enumerate() {
             if let Some(sharing) = costs.devices[*device].detail.sharing {
@@ -58,26 +81,23 @@ impl<'a> Prompt<'a> {
         Self {
             costs,
             cuts,
-            chunks: chunks.collect(),
-            stages: cuts.iter().map(|_| Stage::default()).collect(),
+            begin,
+            chunks,
+            stages,
             machines: machines.into_values().collect(),
         }
     }
 
     /// When the last stage is done with the last chunk. Goes from one moment at which a chunk
-    /// arrives or is done to the next; in between each stage keeps its pace.
+    /// arrives or is done, or a stage is stopped or let go, to the next; in between each stage
+    /// keeps its pace.
     fn passed_nanos(mut self) -> u64 {
-        let begin = self.costs.enter_nanos(self.cuts[0].0);
-        self.stages[0].arrivals = self.chunks.iter().map(|_| begin).collect();
-        let mut now = begin;
+        let mut now = self.begin;
         loop {
             self.begin_chunks(now);
             let paces = self.paces();
             let events = self.stages.iter().zip(&paces);
-            let events = events.filter_map(|(stage, pace)| match stage.remaining {
-                Some(nanos) => Some(now.saturating_add(at_pace(nanos, *pace))),
-                None => stage.arrivals.front().copied(),
-            });
+            let events = events.filter_map(|(stage, pace)| stage.next_event(now, *pace));
             let Some(next) = events.min() else {
                 return now;
             };
@@ -106,12 +126,18 @@ impl<'a> Prompt<'a> {
     /// Lets a stage work from one moment to the next, and hand on what is done then.
     fn work(&mut self, place: usize, now: u64, next: u64, pace: u64) {
         let stage = &mut self.stages[place];
+        let done = match stage.remaining {
+            Some(remaining) => remaining.min(scaled(next - now, pace, FULL_PERMILLE)),
+            None => 0,
+        };
+        if let Some(quota) = &mut stage.quota {
+            quota.pass(next, done);
+        }
         let Some(remaining) = stage.remaining else {
             return;
         };
-        let passed = next - now;
-        if at_pace(remaining, pace) > passed {
-            stage.remaining = Some(remaining - scaled(passed, pace, FULL_PERMILLE));
+        if remaining > done {
+            stage.remaining = Some(remaining - done);
             return;
         }
         let (rows, _) = self.chunks[stage.passed];
@@ -125,40 +151,55 @@ impl<'a> Prompt<'a> {
         }
     }
 
-    /// How fast each stage works now, in thousandths: a machine deals its cores out to the
-    /// threads of those that work, alike, and none gets more than it may use.
+    /// How fast each stage works now, in thousandths of its figures: a machine deals its cores
+    /// out alike to the threads of those that work and may.
     fn paces(&self) -> Vec<u64> {
-        let mut paces = vec![FULL_PERMILLE; self.stages.len()];
-        for places in self.machines.iter().filter(|places| places.len() > 1) {
-            let works = |place: &&usize| self.stages[**place].remaining.is_some();
-            let mut working: Vec<(u64, usize, Sharing)> = places
+        let paces = self.stages.iter().map(Stage::pace_max);
+        let mut paces: Vec<u64> = paces.collect();
+        for places in &self.machines {
+            let sharing = |place: usize| self.costs.devices[self.cuts[place].0].detail.sharing;
+            let works =
+                |place: &&usize| self.stages[**place].remaining.is_some() && paces[**place] > 0;
+            let working: Vec<(usize, Sharing)> = places
                 .iter()
                 .filter(works)
-                .filter_map(|place| {
-                    let device = self.costs.devices[self.cuts[*place].0];
-                    let sharing = device.detail.sharing?;
-                    Some((limit_permille(&sharing), *place, sharing))
-                })
+                .filter_map(|place| Some((*place, sharing(*place)?)))
                 .collect();
-            working.sort_unstable_by_key(|(limit, place, _)| (*limit, *place));
-            let threads = |sharing: &Sharing| u64::from(sharing.threads.min(sharing.host_cores));
-            let mut threads_left: u64 = working.iter().map(|(.., one)| threads(one)).sum();
-            let cores = working.first().map_or(0, |(.., one)| one.host_cores);
-            let mut cores_left = u64::from(cores) * FULL_PERMILLE;
-            for (limit, place, sharing) in working {
-                let share = limit.min(cores_left / threads_left.max(1)).max(1);
-                cores_left = cores_left.saturating_sub(share * threads(&sharing));
-                threads_left -= threads(&sharing);
-                paces[place] = (share * FULL_PERMILLE / limit).max(1);
+            let threads = working
+                .iter()
+                .map(|(_, one)| u64::from(one.threads.min(one.host_cores)));
+            let threads = threads.sum::<u64>().max(1);
+            for (place, one) in working {
+                let share = u64::from(one.host_cores) * FULL_PERMILLE / threads;
+                paces[place] = (paces[place] * share.min(FULL_PERMILLE) / FULL_PERMILLE).max(1);
             }
         }
         paces
     }
 }
 
-/// What of a core's time each of a device's threads may use in the long run, in thousandths.
-fn limit_permille(sharing: &Sharing) -> u64 {
-    (FULL_PERMILLE * FULL_PERMILLE / u64::from(sharing.burst_permille.max(1000))).max(1)
+impl Stage {
+    /// How fast it may work now if it has the cores for itself.
+    fn pace_max(&self) -> u64 {
+        let quota = self.quota.as_ref();
+        quota.map_or(FULL_PERMILLE, Quota::pace_max)
+    }
+
+    /// When something changes for it next, should nothing change for others.
+    fn next_event(&self, now: u64, pace: u64) -> Option<u64> {
+        let Some(remaining) = self.remaining else {
+            return self.arrivals.front().copied();
+        };
+        let done_at = |nanos| match pace {
+            0 => NEVER,
+            _ => now.saturating_add(at_pace(nanos, pace)),
+        };
+        let done = done_at(remaining);
+        Some(match &self.quota {
+            Some(quota) => done.min(done_at(quota.left()).min(quota.period_ends())),
+            None => done,
+        })
+    }
 }
 
 /// How long work takes that a stage does at this pace.

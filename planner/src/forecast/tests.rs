@@ -114,3 +114,33 @@ fn many_rows_keep_machines_of_their_own_busy_in_a_group_each() {
     assert!(busy < shared * 6 / 10, "{busy} {shared}");
     assert_eq!(groups(1, apart).0, 1, "a stream is not divided");
 }
+
+#[test]
+fn a_prompt_on_a_device_with_a_quota_begins_with_what_it_has_saved() {
+    let ttft = |sharing, layers: u32| {
+        let mut devices = cluster(&[(16, 1)]);
+        devices[0].detail.sharing = sharing;
+        forecast(devices, |request| {
+            request.model.layers.truncate(layers as usize);
+            request.prompt_tokens = 10;
+            request.driver = Some(DeviceId::from_index(0));
+        })
+        .ttft_micros
+    };
+    let quarter = sharing(1, 2, 4000);
+    for layers in 1..=4 {
+        let long_run = ttft(None, layers);
+        // The head's row is told at the speed of the long run.
+        let head = 100_000;
+        let work = (long_run - head) / 4;
+        // 25 ms at once, the first period being half over, and then 25 ms of each 100.
+        let later = work.checked_sub(25_000).expect("more than one period's");
+        let (periods, rest) = ((later - 1) / 25_000, (later - 1) % 25_000 + 1);
+        let expected = 50_000 + periods * 100_000 + rest + head;
+        let found = ttft(quarter, layers);
+        assert!(found.abs_diff(expected) <= 2, "{found} {expected}");
+        assert!(found < long_run);
+    }
+    // A device of which it is not known is as before.
+    assert_eq!(ttft(sharing(1, 2, 1000), 4), ttft(None, 4));
+}
