@@ -3,7 +3,7 @@
     python3 tests/bench/forecast.py --cairn target/release/cairn
 
 Starts clusters of this machine one after the other, equal ones and, with `--unequal`, some whose
-nodes have fewer threads or, as root, less of the processors' time by a control group. With
+nodes have fewer threads, less memory or, as root, less of the processors' time. With
 `--delay`, as root too, each node is a host of its own, and frames between them take that long.
 Reads what the plan in force says it will cost, then asks with prompts of just the length that it
 speaks of.
@@ -34,15 +34,16 @@ WORDS = "the river runs over stones and under trees while birds sing near old gr
 GROUPS = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
 PAUSE_S = 0.6
-# Threads of each node, and cores' worth of time where that is limited.
-EQUAL = [[(None, None)] * count for count in (1, 2, 3, 4)]
+# Threads of each node, and cores' worth of time and memory where they are limited.
+EQUAL = [[(None, None, None)] * count for count in (1, 2, 3, 4)]
 UNEQUAL = [
-    [(1, None)],
-    [(2, None), (1, None)],
-    [(2, None), (1, None), (1, None)],
-    [(2, 0.5)],
-    [(2, None), (2, 0.5)],
-    [(2, None), (1, 0.5), (1, 0.25)],
+    [(1, None, None)],
+    [(2, None, None), (1, None, None)],
+    [(2, None, None), (1, None, None), (1, None, None)],
+    [(2, 0.5, None)],
+    [(2, None, None), (2, 0.5, None)],
+    [(2, None, None), (1, 0.5, None), (1, 0.25, None)],
+    [(2, None, None), (2, None, "200 MiB")],
 ]
 
 
@@ -112,10 +113,11 @@ class Cluster:
             environment |= {"CAIRN_CACHE": cache}
         self.nodes = []
         hosts = args.delay and Hosts(len(nodes), args.delay, stack).names
-        for number, (threads, cores) in enumerate(nodes):
+        for number, (threads, cores, memory) in enumerate(nodes):
             processes = stack.enter_context(group(cores))
             mine = [*command, "--name", f"n{number}"]
             mine += ["--threads", str(threads)] if threads else []
+            mine += ["--memory", memory] if memory else []
             log = stack.enter_context(tempfile.TemporaryFile("w+"))
             if hosts:
                 mine = ["ip", "netns", "exec", hosts[number], *mine]
@@ -234,9 +236,10 @@ def measure(args, nodes):
 def described(nodes):
     """Nodes in few words."""
     words = []
-    for threads, cores in nodes:
+    for threads, cores, memory in nodes:
         word = "all threads" if threads is None else f"{threads} thread{'s' * (threads > 1)}"
-        words.append(word if cores is None else f"{word} of {cores} cores")
+        word += "" if cores is None else f" of {cores} cores"
+        words.append(word if memory is None else f"{word}, {memory}")
     return f"{len(nodes)} x {words[0]}" if len(set(words)) == 1 else "; ".join(words)
 
 
