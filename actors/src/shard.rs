@@ -25,6 +25,8 @@ use crate::wiring::Wiring;
 pub(crate) struct ShardRole {
     wiring: Arc<Wiring>,
     stages: Stages,
+    /// Ordered and not computed yet. Whatever is ordered after it of the stages comes after it.
+    due: Option<Pass>,
     standby: Arc<Standby>,
     /// Of every shard, but for its plan's context.
     options: ShardOptions,
@@ -37,9 +39,9 @@ pub(crate) enum Other {
         plan: PlanId,
         shard: Result<Box<Shard>, String>,
     },
-    /// A pass is due. It comes by the mailbox, so that whatever was there before it is dealt
+    /// A pass is due. That comes by the mailbox, so that whatever was there before it is dealt
     /// with before the actor computes.
-    Compute(Pass),
+    Compute,
 }
 
 impl ShardRole {
@@ -48,6 +50,7 @@ impl ShardRole {
         Self {
             wiring,
             stages: Stages::default(),
+            due: None,
             standby: Arc::new(standby),
             options,
         }
@@ -81,10 +84,14 @@ impl ShardRole {
         Input::LayersLoaded { plan, result }
     }
 
-    fn compute(&mut self, pass: &Pass) {
-        let start = PassStart::from(pass);
+    /// Computes the pass that is due, if one still is.
+    fn compute(&mut self) {
+        let Some(pass) = self.due.take() else {
+            return;
+        };
+        let start = PassStart::from(&pass);
         let started = Instant::now();
-        let result = self.stages.forward(pass);
+        let result = self.stages.forward(&pass);
         self.wiring.gauges.forward(start, started.elapsed());
         self.tell_memory();
         // By the mailbox too: the rows that came meanwhile shall be in the next pass.
@@ -114,6 +121,7 @@ impl Role for ShardRole {
         match order {
             Output::LoadLayers { plan, stage } => self.load(plan, stage),
             Output::DropLayers { plan } => {
+                self.compute();
                 self.stages.remove(plan);
                 self.wiring.gauges.dropped(plan);
             }
@@ -132,13 +140,21 @@ impl Role for ShardRole {
                     sampling,
                     prefix,
                 };
+                self.compute();
                 self.stages.open(plan, opening);
             }
-            Output::RetainSlot { plan, sequence } => self.stages.retain(plan, sequence),
-            Output::CloseSlot { plan, sequence } => self.stages.close(plan, sequence),
+            Output::RetainSlot { plan, sequence } => {
+                self.compute();
+                self.stages.retain(plan, sequence);
+            }
+            Output::CloseSlot { plan, sequence } => {
+                self.compute();
+                self.stages.close(plan, sequence);
+            }
             Output::Forward(pass) => {
                 self.stages.rouse(pass.plan);
-                self.wiring.ask_shard(Other::Compute(pass));
+                self.due = Some(pass);
+                self.wiring.ask_shard(Other::Compute);
                 return None;
             }
             Output::Send { to, frame } => {
@@ -153,8 +169,8 @@ impl Role for ShardRole {
     fn other(&mut self, _: &ShardMachine, other: Other) -> Option<Input> {
         match other {
             Other::Loaded { plan, shard } => Some(self.install(plan, shard)),
-            Other::Compute(pass) => {
-                self.compute(&pass);
+            Other::Compute => {
+                self.compute();
                 None
             }
         }
