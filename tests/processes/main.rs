@@ -11,6 +11,7 @@ mod cluster;
 mod http;
 mod model;
 mod namespace;
+mod neighbours;
 mod node;
 mod output;
 mod quota;
