@@ -24,12 +24,12 @@ pub struct Margin {
 }
 
 impl Margin {
-    /// A tenth better, five times in a row, then a pause of thirty judgements: noise of
-    /// a few percent never moves a layer, and judged once a second a slowed laptop is
-    /// relieved within seconds.
+    /// A fifth better, five times in a row, then a pause of thirty judgements: what looks better
+    /// by less than forecasts are off by may be worse, and judged once a second a slowed laptop
+    /// is relieved within seconds.
     pub fn calm() -> Self {
         Self {
-            gain_permille: 100,
+            gain_permille: 200,
             judgements: 5,
             rest: 30,
         }
