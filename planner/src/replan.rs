@@ -16,6 +16,9 @@ pub use review::{Observed, Review, review};
 pub struct Margin {
     /// A candidate must be better than the running plan by this many thousandths.
     pub gain_permille: u32,
+    /// The same while a device is clearly slower than it was under this very plan: that much is
+    /// measured, and no forecast's error.
+    pub relief_permille: u32,
     /// And must have been so in this many judgements in a row.
     pub judgements: u32,
     /// Judgements after a move in which nothing is moved again; twice as many after the next
@@ -24,12 +27,13 @@ pub struct Margin {
 }
 
 impl Margin {
-    /// A fifth better, five times in a row, then a pause of thirty judgements: what looks better
-    /// by less than forecasts are off by may be worse, and judged once a second a slowed laptop
-    /// is relieved within seconds.
+    /// A fifth better, or a tenth where a device has grown slow, five times in a row, then a pause
+    /// of thirty judgements: what looks better by less than forecasts are off by may be worse, and
+    /// judged once a second a slowed laptop is relieved within seconds.
     pub fn calm() -> Self {
         Self {
             gain_permille: 200,
+            relief_permille: 100,
             judgements: 5,
             rest: 30,
         }

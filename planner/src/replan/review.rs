@@ -64,9 +64,11 @@ pub fn review(
     let mut history = history.clone();
     let seen = drifts(&forecast, observed);
     history.note(request, running, &seen);
+    let mut margin = margin;
     if history.has_grown_slow(&seen) {
         // The rest is for what looks better wherever it is not; this is something new.
         history.replan.resting = 0;
+        margin.gain_permille = margin.relief_permille;
     }
     let candidate = plan(&history.correct(request))?;
     // Where a device had the candidate's range before, it is known what that took in truth.
