@@ -1,6 +1,5 @@
 //! The `capability` actor: what this node can do, measured; what the others say they can.
 
-mod handover;
 mod kept;
 pub(crate) mod limits;
 pub(crate) mod measure;
@@ -141,13 +140,12 @@ impl Offer {
         let (offer, wiring) = (Arc::clone(offer), Arc::clone(wiring));
         tokio::task::spawn_blocking(move || {
             let speeds = offer.measurer.speeds(wiring.sample().as_deref(), trust);
-            let pass_nanos = handover::nanos(&wiring).unwrap_or(0);
-            let (capability, calm) = offer.capability(speeds, pass_nanos);
+            let (capability, calm) = offer.capability(speeds);
             wiring.to_capability(Input::Measured { capability, calm });
         });
     }
 
-    fn capability(&self, found: Option<Found>, pass_nanos: u64) -> (Capability, Calm) {
+    fn capability(&self, found: Option<Found>) -> (Capability, Calm) {
         let limits = Limits::read();
         let threads = self.measurer.options.threads;
         if found.is_none() {
@@ -163,7 +161,6 @@ impl Offer {
             threads: narrow(threads),
             decode_bytes_per_second: speed(|speeds| speeds.decode_bytes_per_second),
             prefill_macs_per_second: speed(|speeds| speeds.prefill_macs_per_second),
-            pass_nanos: pass_nanos.min(MEASURED_NANOS_MAX),
             layer_nanos: speeds
                 .map_or(0, |speeds| speeds.layer_nanos)
                 .min(MEASURED_NANOS_MAX),

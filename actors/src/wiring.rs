@@ -153,12 +153,20 @@ impl Wiring {
         });
     }
 
-    /// Hands a frame of the data plane to the actor that it is for.
+    /// Hands a frame of the data plane to the actors that it is for.
     pub(crate) fn deliver(&self, from: NodeId, frame: DataFrame, guard: Guard) {
         match frame {
             DataFrame::Sampled(sampled) => {
-                let fact = pipeline::Input::Sampled { from, sampled };
-                self.cast(|actors| &actors.pipeline, fact, guard);
+                // The stages are at work while the clients are told.
+                if sampled.goes_on {
+                    let frame = DataFrame::Sampled(sampled.clone());
+                    let fact = shard::Input::Arrived { from, frame };
+                    self.cast(|actors| &actors.shard, fact, None);
+                }
+                if sampled.is_for(self.me) {
+                    let fact = pipeline::Input::Sampled { from, sampled };
+                    self.cast(|actors| &actors.pipeline, fact, guard);
+                }
             }
             DataFrame::Failed(failed) => {
                 let fact = pipeline::Input::Failed { from, failed };

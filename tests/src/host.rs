@@ -204,7 +204,6 @@ impl Host {
             threads: 1,
             decode_bytes_per_second: birth.device.bytes_per_second,
             prefill_macs_per_second: birth.rng.between(1, 9) << 30,
-            pass_nanos: 0,
             layer_nanos: 0,
             head_bytes_per_second: 1 << 30,
             cache_bytes_per_second: 1 << 30,

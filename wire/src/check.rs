@@ -55,6 +55,7 @@ pub(crate) fn open(open: &Open) -> Result<(), Violation> {
             return Err(Violation::Range { what: "the prefix" });
         }
     }
+    at_most("end tokens", open.end_tokens.len(), END_TOKENS_MAX)?;
     sampling(&open.sampling)
 }
 
@@ -144,7 +145,7 @@ fn capability(capability: &Capability) -> Result<(), Violation> {
     text("a node's name", &capability.name, NAME_BYTES_MAX)?;
     text("a version", &capability.version, NAME_BYTES_MAX)?;
     // Planners add times up over layers.
-    if capability.pass_nanos.max(capability.layer_nanos) > MEASURED_NANOS_MAX {
+    if capability.layer_nanos > MEASURED_NANOS_MAX {
         return Err(Violation::Range {
             what: "a measured time",
         });

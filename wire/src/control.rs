@@ -114,8 +114,6 @@ pub struct Capability {
     pub decode_bytes_per_second: u64,
     /// Multiply-accumulates per second with a layer's weights, in a prefill.
     pub prefill_macs_per_second: u64,
-    /// Time of a pass that no layer accounts for.
-    pub pass_nanos: u64,
     /// Time of a layer that its bytes do not account for.
     pub layer_nanos: u64,
     /// Bytes per second of the head through one row.

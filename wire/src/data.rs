@@ -114,6 +114,8 @@ pub struct Open {
     pub rows_max: u32,
     /// How the last stage picks tokens.
     pub sampling: Sampling,
+    /// Tokens that end the answer: the first stage does not go on with one of them.
+    pub end_tokens: Vec<u32>,
     /// Rows that it starts with: its own first rows are those of an earlier sequence.
     pub prefix: Option<Prefix>,
 }
@@ -174,14 +176,27 @@ pub struct Close {
     pub sequence: SequenceId,
 }
 
-/// Sampled tokens, from the last stage straight to their driver.
+/// Sampled tokens, from the last stage straight to the first, which goes on with them, and to
+/// their drivers, which tell their clients.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[rkyv(attr(doc = "Archived [`Sampled`]."))]
 pub struct Sampled {
     /// The plan under which they were computed.
     pub plan: PlanId,
-    /// At most one per sequence and position; the driver drops repeats.
+    /// The receiver runs the first stage, and these are the tokens of all drivers. Otherwise it
+    /// is a driver, and they are its own.
+    pub goes_on: bool,
+    /// At most one per sequence and position; repeats are dropped.
     pub tokens: Vec<SampledToken>,
+}
+
+impl Sampled {
+    /// Whether any of the tokens are those of sequences that this node drives.
+    pub fn is_for(&self, driver: NodeId) -> bool {
+        self.tokens
+            .iter()
+            .any(|token| token.sequence.driver == driver)
+    }
 }
 
 /// One token of one sequence.

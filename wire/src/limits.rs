@@ -36,6 +36,8 @@ pub const ROWS_MAX: usize = 4096;
 pub const SPANS_MAX: usize = 256;
 /// Tokens of one [`crate::data::Sampled`].
 pub const SAMPLED_MAX: usize = 256;
+/// Tokens that end an answer.
+pub const END_TOKENS_MAX: usize = 64;
 /// Hidden width of a model.
 pub const WIDTH_MAX: u32 = 65_536;
 

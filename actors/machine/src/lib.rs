@@ -12,6 +12,7 @@ mod outbox;
 pub mod pipeline;
 pub mod placement;
 pub mod plan;
+mod rows;
 pub mod seen;
 pub mod shard;
 pub mod view;

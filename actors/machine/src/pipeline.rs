@@ -1,20 +1,21 @@
-//! What a driver does with prompts: open a sequence, feed it, take its tokens, end it.
+//! What a driver does with prompts: open a sequence, send its rows, take its tokens, end it.
 //!
-//! The node where a prompt arrives drives it. It holds the token ids, sends rows
-//! to the first stage, and takes each token from the last: one per position.
+//! The node where a prompt arrives drives it. It holds the token ids, sends the prompt's rows
+//! to the first stage, and takes each token from the last: one per position. From the first
+//! token on the stages go on without it, until it closes the sequence.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cairn_wire::control::Plan;
-use cairn_wire::data::{
-    Ask, Close, DType, Failed, FailedWhy, Open, Prefix, Rows, Sampled, Sampling, Span,
-};
-use cairn_wire::frame::{DataFrame, RowsFrame};
+use cairn_wire::data::{Ask, Close, Failed, FailedWhy, Open, Prefix, Sampled, Sampling, Span};
+use cairn_wire::frame::DataFrame;
 use cairn_wire::id::{BootId, NodeId, PlanId, SequenceId};
+use cairn_wire::limits::END_TOKENS_MAX;
 
 use crate::outbox::Outbox;
 use crate::plan::{last_stage, owner};
+use crate::rows::token_rows;
 use crate::view::View;
 use crate::{Machine, Tick};
 
@@ -70,7 +71,7 @@ struct Sequence {
     plan: Arc<Plan>,
     request: Request,
     prefix: Option<Prefix>,
-    /// The tokens of the answer that went down the stages again.
+    /// The tokens of the answer that go down the stages again.
     fed: Vec<u32>,
     /// Positions taken so far, prompt and answer.
     length: u32,
@@ -191,6 +192,8 @@ impl PipelineMachine {
         let prompt = u32::try_from(request.tokens.len()).expect("shorter than the context");
         let length_max = prompt.saturating_add(request.tokens_max).min(plan.context);
         let first = owner(&plan, 0).expect("a plan has stages");
+        // One that is left out costs a row that nobody wants.
+        let end_tokens = request.end_tokens.iter().copied().take(END_TOKENS_MAX);
         self.outbox.send(
             first,
             DataFrame::Open(Open {
@@ -199,6 +202,7 @@ impl PipelineMachine {
                 sequence,
                 rows_max: length_max,
                 sampling: request.sampling,
+                end_tokens: end_tokens.collect(),
                 prefix,
             }),
         );
@@ -240,16 +244,15 @@ impl PipelineMachine {
                 rows,
                 ask,
             };
-            self.outbox
-                .send(to, token_rows(plan.id, vec![span], chunk.to_vec()));
+            self.outbox.send(
+                to,
+                DataFrame::Rows(token_rows(plan.id, vec![span], chunk.to_vec())),
+            );
             position += rows;
         }
     }
 
     fn sampled(&mut self, now: Tick, from: NodeId, sampled: Sampled) {
-        // Sequences whose rows were computed together go on together: one frame, one pass.
-        let (mut spans, mut tokens, mut told) = (Vec::new(), Vec::new(), Vec::new());
-        let mut first = None;
         for token in sampled.tokens {
             let Some(sequence) = self.running.get_mut(&token.sequence) else {
                 continue;
@@ -259,72 +262,40 @@ impl PipelineMachine {
             // One token per position: a repeat is dropped, a token out of turn too.
             if rightful && token.position == sequence.length {
                 sequence.progress = now;
-                first = owner(plan, 0);
-                let (id, token, logprob) = (token.sequence, token.token, token.logprob);
-                if let Some((span, order)) = self.take_token(now, id, token, logprob) {
-                    spans.push(span);
-                    tokens.push(token);
-                    told.push(order);
-                }
+                self.take_token(now, token.sequence, token.token, token.logprob);
             }
-        }
-        if let (Some(first), false) = (first, spans.is_empty()) {
-            let frame = token_rows(sampled.plan, spans, tokens);
-            self.outbox.send(first, frame);
-        }
-        // The stages are at work while the clients are told.
-        for order in told {
-            self.outbox.push(order);
         }
     }
 
-    /// Takes a token of a sequence; if it goes on, the row that goes down the stages next and
-    /// what its client is told then.
-    fn take_token(
-        &mut self,
-        now: Tick,
-        id: SequenceId,
-        token: u32,
-        logprob: f32,
-    ) -> Option<(Span, Output)> {
+    /// Takes a token of a sequence. The first stage has it too, and goes on unless it ends the
+    /// answer.
+    fn take_token(&mut self, now: Tick, id: SequenceId, token: u32, logprob: f32) {
         let sequence = self.running.get_mut(&id).expect("the caller found it");
         let Purpose::Answer(request) = sequence.purpose else {
             self.end_probe(id, Ok(()));
-            return None;
+            return;
         };
         if sequence.request.end_tokens.contains(&token) {
             self.finish(now, id, request, Finish::EndToken);
-            return None;
+            return;
         }
-        let is_first = sequence.fed.is_empty();
-        let computed = is_first.then(|| (sequence.plan.id, sequence.request.tokens.clone()));
-        let position = sequence.length;
-        sequence.length += 1;
-        sequence.fed.push(token);
-        let full = sequence.length == sequence.length_max;
-        let told = Output::Token {
+        self.outbox.push(Output::Token {
             id: request,
             token,
             logprob,
-        };
-        if full {
-            self.outbox.push(told);
-            // The last token ends the answer instead of going down the stages.
-            sequence.fed.pop();
+        });
+        let is_first = sequence.fed.is_empty();
+        sequence.length += 1;
+        if sequence.length == sequence.length_max {
             self.finish(now, id, request, Finish::Length);
-            return None;
+            return;
         }
-        if let Some((plan, prompt)) = computed {
-            // All stages have its rows: others may start with them while it is answered.
+        sequence.fed.push(token);
+        if is_first {
+            // All stages have the prompt's rows: others may start with them meanwhile.
+            let (plan, prompt) = (sequence.plan.id, sequence.request.tokens.clone());
             self.remember(id, plan, prompt);
         }
-        let span = Span {
-            sequence: id,
-            position,
-            rows: 1,
-            ask: Ask::Token,
-        };
-        Some((span, told))
     }
 
     fn finish(&mut self, now: Tick, id: SequenceId, request: RequestId, finish: Finish) {
@@ -441,10 +412,11 @@ impl PipelineMachine {
             .find(|(_, sequence)| sequence.purpose == Purpose::Answer(id))
             .map(|(sequence, _)| *sequence);
         if let Some(id) = found {
-            if let Some(ended) = self.close(id)
-                && !ended.fed.is_empty()
+            if let Some(mut ended) = self.close(id)
+                // A token came, so all stages have computed what it came from. Its own row may
+                // reach the first stage after the close.
+                && ended.fed.pop().is_some()
             {
-                // A token came, so all stages have computed the prompt.
                 self.remember_whole(id, ended);
             }
             self.start_waiting(now);
@@ -523,17 +495,4 @@ impl Sequence {
             Purpose::Probe => PROBE_STALL_MILLIS,
         })
     }
-}
-
-/// Rows for the first stage, which embeds the tokens itself.
-fn token_rows(plan: PlanId, spans: Vec<Span>, tokens: Vec<u32>) -> DataFrame {
-    let header = Rows {
-        plan,
-        stage: 0,
-        dtype: DType::F32,
-        width: 0,
-        spans,
-        tokens,
-    };
-    DataFrame::Rows(RowsFrame::build(&header, &[]))
 }

@@ -193,8 +193,9 @@ impl ShardMachine {
             DataFrame::Rows(rows) => self.rows_arrived(now, from, rows),
             DataFrame::Open(open) => self.open_arrived(from, open),
             DataFrame::Close(close) => self.close_arrived(now, from, close),
+            DataFrame::Sampled(sampled) => self.tokens_arrived(now, from, &sampled),
             // These are for drivers and links; a peer that sends them to a stage errs.
-            DataFrame::Sampled(_) | DataFrame::Failed(_) | DataFrame::Credit(_) => {
+            DataFrame::Failed(_) | DataFrame::Credit(_) => {
                 self.counters.refused += 1;
             }
         }
@@ -236,7 +237,7 @@ impl ShardMachine {
             self.fail(open.plan, open.stage, sequence, why, String::new());
             return;
         }
-        match stage.open(sequence, open.rows_max, open.prefix) {
+        match stage.open(&open) {
             Admission::Known => {}
             Admission::Refused(why, detail) => {
                 self.fail(open.plan, open.stage, sequence, why, detail);
@@ -312,6 +313,22 @@ impl ShardMachine {
         self.compute(now);
     }
 
+    /// The last stage's tokens: on the first stage, their sequences go on with them. That takes
+    /// no driver, wherever it is.
+    fn tokens_arrived(&mut self, now: Tick, from: NodeId, sampled: &Sampled) {
+        let Some(stage) = self.stages.get_mut(&sampled.plan) else {
+            self.counters.stale += 1;
+            return;
+        };
+        let last = owner(&stage.plan, last_stage(&stage.plan));
+        if stage.index != 0 || last != Some(from) || !self.view.nodes.contains(&from) {
+            self.counters.refused += 1;
+            return;
+        }
+        stage.go_on(now, sampled);
+        self.compute(now);
+    }
+
     /// Orders the next pass when the engine is free.
     fn compute(&mut self, now: Tick) {
         if self.running.is_some() {
@@ -348,7 +365,7 @@ impl ShardMachine {
         if let Some(stage) = self.stages.get_mut(&plan) {
             let (index, is_last) = (stage.index, stage.index == last_stage(&stage.plan));
             match result {
-                Ok(output) if is_last => self.send_sampled(plan, &output.sampled),
+                Ok(output) if is_last => self.send_sampled(plan, output.sampled),
                 Ok(output) => self.send_hidden(plan, index, running, &output),
                 Err(cause) => {
                     running
@@ -366,15 +383,31 @@ impl ShardMachine {
         self.compute(now);
     }
 
-    fn send_sampled(&mut self, plan: PlanId, sampled: &[SampledToken]) {
+    /// To the first stage, which goes on with all of them, and then to their drivers.
+    fn send_sampled(&mut self, plan: PlanId, sampled: Vec<SampledToken>) {
+        let stage = self.stages.get(&plan);
+        let Some(first) = stage.and_then(|stage| owner(&stage.plan, 0)) else {
+            return;
+        };
         let mut by_driver: BTreeMap<NodeId, Vec<SampledToken>> = BTreeMap::new();
-        for token in sampled {
+        for token in &sampled {
             let driver = token.sequence.driver;
             by_driver.entry(driver).or_default().push(*token);
         }
+        // As a driver too, it has its own among all of them.
+        by_driver.remove(&first);
+        let frame = |goes_on, tokens| {
+            DataFrame::Sampled(Sampled {
+                plan,
+                goes_on,
+                tokens,
+            })
+        };
+        if !sampled.is_empty() {
+            self.outbox.send(first, frame(true, sampled));
+        }
         for (driver, tokens) in by_driver {
-            self.outbox
-                .send(driver, DataFrame::Sampled(Sampled { plan, tokens }));
+            self.outbox.send(driver, frame(false, tokens));
         }
     }
 

@@ -108,7 +108,13 @@ impl Host {
     pub(super) fn deliver(&mut self, from: NodeId, frame: DataFrame) {
         match frame {
             DataFrame::Sampled(sampled) => {
-                self.post(Mail::Pipeline(pipeline::Input::Sampled { from, sampled }));
+                if sampled.goes_on {
+                    let frame = DataFrame::Sampled(sampled.clone());
+                    self.post(Mail::Shard(shard::Input::Arrived { from, frame }));
+                }
+                if sampled.is_for(self.me) {
+                    self.post(Mail::Pipeline(pipeline::Input::Sampled { from, sampled }));
+                }
             }
             DataFrame::Failed(failed) => {
                 self.post(Mail::Pipeline(pipeline::Input::Failed { from, failed }));

@@ -78,10 +78,12 @@ b8ffffff  # tokens: offset
 01  # major
 00  # reserved
 1100  # kind
-c0000000  # header bytes
+d0000000  # header bytes
 00000000  # flags
 0000000000000000  # payload bytes
 0000000000000000  # reserved
+02000000  # end token
+00000000  # zero
 0300000000000000  # plan: term number
 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa  # plan: leader
 0500000000000000  # plan: epoch
@@ -98,6 +100,8 @@ bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  # sequence: dr
 0000803f  # repetition_penalty
 40000000  # repetition_window
 0b00000000000000  # seed
+70ffffff  # end tokens: offset
+01000000  # end tokens: count
 01  # prefix: there is one
 00000000000000  # zero
 bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  # prefix: driver
@@ -129,7 +133,7 @@ bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  # sequence: dr
 01  # major
 00  # reserved
 1300  # kind
-70000000  # header bytes
+78000000  # header bytes
 00000000  # flags
 0000000000000000  # payload bytes
 0000000000000000  # reserved
@@ -142,8 +146,11 @@ bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  # sequence: dr
 0300000000000000  # plan: term number
 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa  # plan: leader
 0500000000000000  # plan: epoch
-98ffffff  # tokens: offset
+01  # goes_on
+000000  # zero
+94ffffff  # tokens: offset
 01000000  # tokens: count
+000000000000000000000000  # zero
 ",
     // Failed.
     "

@@ -81,6 +81,7 @@ pub(super) fn data_frames() -> Vec<DataFrame> {
             sequence: sequence(),
             rows_max: 512,
             sampling: sampling(),
+            end_tokens: vec![2],
             prefix: Some(Prefix {
                 sequence: sequence(),
                 rows: 256,
@@ -93,6 +94,7 @@ pub(super) fn data_frames() -> Vec<DataFrame> {
         }),
         DataFrame::Sampled(Sampled {
             plan: plan_id(),
+            goes_on: true,
             tokens: vec![SampledToken {
                 sequence: sequence(),
                 position: 9,
@@ -180,7 +182,6 @@ fn control_messages() -> Vec<Control> {
             threads: 4,
             decode_bytes_per_second: 10_000_000_000,
             prefill_macs_per_second: 50_000_000_000,
-            pass_nanos: 40_000,
             layer_nanos: 90_000,
             head_bytes_per_second: 12_000_000_000,
             cache_bytes_per_second: 6_000_000_000,
@@ -389,6 +390,7 @@ fn values_out_of_range_are_refused_before_they_are_sent() {
                 temperature,
                 ..sampling()
             },
+            end_tokens: Vec::new(),
             prefix: None,
         })
     };
@@ -591,7 +593,6 @@ fn a_capability_that_no_planner_could_add_up_is_refused() {
     };
     assert!(!refused(|_| {}));
     assert!(refused(|capability| capability.layer_nanos = u64::MAX));
-    assert!(refused(|capability| capability.pass_nanos = u64::MAX));
     assert!(refused(|capability| capability.share_permille = 0));
     assert!(refused(|capability| capability.share_permille = 1001));
 }

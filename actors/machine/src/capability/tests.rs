@@ -16,7 +16,6 @@ fn capability() -> Capability {
         threads: 1,
         decode_bytes_per_second: 1,
         prefill_macs_per_second: 1,
-        pass_nanos: 0,
         layer_nanos: 0,
         head_bytes_per_second: 1,
         cache_bytes_per_second: 1,

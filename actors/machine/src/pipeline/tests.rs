@@ -89,6 +89,7 @@ impl Rig {
         };
         let sampled = Sampled {
             plan: plan_id(1),
+            goes_on: false,
             tokens: vec![token],
         };
         let from = node(from);
@@ -173,7 +174,11 @@ fn one_token_per_position_however_often_it_comes() {
     );
     rig.token(2, 4, 14);
     assert_eq!(rig.tokens(), [10, 14]);
-    assert_eq!(rig.spans()[1..], [(3, 1, Ask::Token), (4, 1, Ask::Token)]);
+    assert_eq!(
+        rig.spans(),
+        [(0, 3, Ask::Token)],
+        "the first stage has the tokens too, and goes on by itself"
+    );
 }
 
 #[test]
@@ -322,8 +327,12 @@ fn a_probe_reports_a_token_or_its_absence() {
         token: 7,
         logprob: 0.0,
     };
-    let (from, plan, tokens) = (node(2), plan_id(2), vec![token]);
-    let sampled = Sampled { plan, tokens };
+    let sampled = Sampled {
+        plan: plan_id(2),
+        goes_on: false,
+        tokens: vec![token],
+    };
+    let from = node(2);
     rig.feed(Input::Sampled { from, sampled });
     assert!(matches!(
         rig.said.last(),
@@ -387,6 +396,7 @@ fn a_prompt_starts_with_the_rows_of_one_that_is_being_answered() {
         from: node(2),
         sampled: Sampled {
             plan: plan_id(1),
+            goes_on: false,
             tokens: vec![SampledToken {
                 sequence: first,
                 position: 20,
@@ -397,6 +407,19 @@ fn a_prompt_starts_with_the_rows_of_one_that_is_being_answered() {
     });
     rig.submit(3, 30, 4);
     assert_eq!(prefix(&rig), Some((first.number, 20)));
+}
+
+#[test]
+fn a_cancelled_answer_is_remembered_without_the_row_that_may_be_on_its_way() {
+    let mut rig = Rig::new();
+    rig.submit(1, 20, 40);
+    let first = rig.sequence();
+    // The answer goes on as the next prompt does, so every row of it could be shared.
+    rig.token(2, 20, 20);
+    rig.token(2, 21, 21);
+    rig.feed(Input::Cancel(RequestId(1)));
+    rig.submit(2, 30, 4);
+    assert_eq!(prefix(&rig), Some((first.number, 21)));
 }
 
 #[test]

@@ -32,7 +32,6 @@ pub fn to_request<'a>(
         sequences: config.sequences,
         prefill_chunk_rows: CHUNK_ROWS,
         buffer_bytes: PROCESS_BYTES,
-        driver: Some(DeviceId(config.me.0)),
         ..Request::new(facts.costs.clone(), devices)
     }
 }
@@ -99,7 +98,6 @@ fn device(node: NodeId, capability: &Capability) -> Device {
         let lasting = u128::from(per_second) * u128::from(share) / 1000;
         u64::try_from(lasting).unwrap_or(u64::MAX).max(1)
     };
-    let time = |nanos: u64| nanos.saturating_mul(1000) / share;
     Device {
         id: DeviceId(node.0),
         name: capability.name.clone(),
@@ -107,8 +105,7 @@ fn device(node: NodeId, capability: &Capability) -> Device {
         decode_bytes_per_second: speed(capability.decode_bytes_per_second),
         prefill_macs_per_second: speed(capability.prefill_macs_per_second),
         detail: Detail {
-            pass_nanos: time(capability.pass_nanos),
-            layer_nanos: time(capability.layer_nanos),
+            layer_nanos: capability.layer_nanos.saturating_mul(1000) / share,
             head_bytes_per_second: Some(speed(capability.head_bytes_per_second)),
             cache_bytes_per_second: Some(speed(capability.cache_bytes_per_second)),
             attention_macs_per_second: Some(speed(capability.attention_macs_per_second)),
@@ -119,6 +116,7 @@ fn device(node: NodeId, capability: &Capability) -> Device {
                 // At most a million.
                 burst_permille: (1_000_000 / share) as u32,
             }),
+            ..Detail::default()
         },
     }
 }
@@ -305,7 +303,6 @@ mod tests {
             threads: 2,
             decode_bytes_per_second: 1000,
             prefill_macs_per_second: 4000,
-            pass_nanos: 10,
             layer_nanos: 30,
             head_bytes_per_second: 2000,
             cache_bytes_per_second: 600,
@@ -319,7 +316,7 @@ mod tests {
         assert_eq!(found.decode_bytes_per_second, 250);
         assert_eq!(found.prefill_macs_per_second, 1000);
         let detail = found.detail;
-        assert_eq!((detail.pass_nanos, detail.layer_nanos), (40, 120));
+        assert_eq!(detail.layer_nanos, 120);
         assert_eq!(detail.head_bytes_per_second, Some(500));
         assert_eq!(detail.cache_bytes_per_second, Some(150));
         assert_eq!(detail.attention_macs_per_second, Some(200));

@@ -14,7 +14,6 @@ fn capability(wish: Option<&str>) -> Capability {
         threads: 1,
         decode_bytes_per_second: 1 << 30,
         prefill_macs_per_second: 1 << 30,
-        pass_nanos: 0,
         layer_nanos: 0,
         head_bytes_per_second: 1 << 30,
         cache_bytes_per_second: 1 << 30,

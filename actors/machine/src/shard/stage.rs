@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cairn_wire::control::Plan;
-use cairn_wire::data::{FailedWhy, Prefix, Span};
+use cairn_wire::data::{Ask, FailedWhy, Open, Prefix, Sampled, SampledToken, Span};
 use cairn_wire::frame::RowsFrame;
 use cairn_wire::id::SequenceId;
 
@@ -12,6 +12,7 @@ use super::queue::is_decode;
 use super::room::{Room, page_count};
 use super::{Groups, PassItem, Queue};
 use crate::Tick;
+use crate::rows::token_rows;
 
 /// Fewer rows are not worth keeping once their sequence has ended.
 const RETAIN_ROWS_MIN: u32 = 16;
@@ -32,9 +33,11 @@ pub(super) struct Stage {
 }
 
 /// Where a sequence stands on a stage.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Held {
     rows_max: u32,
+    /// It does not go on with one of these.
+    end_tokens: Vec<u32>,
     /// Rows before this position are computed or queued.
     next: u32,
     /// Rows before this position are computed, or will be by the pass under way.
@@ -86,12 +89,8 @@ impl Stage {
         self.held.len()
     }
 
-    pub(super) fn open(
-        &mut self,
-        sequence: SequenceId,
-        rows_max: u32,
-        prefix: Option<Prefix>,
-    ) -> Admission {
+    pub(super) fn open(&mut self, open: &Open) -> Admission {
+        let (sequence, rows_max, prefix) = (open.sequence, open.rows_max, open.prefix);
         if self.held.contains_key(&sequence) {
             return Admission::Known;
         }
@@ -116,6 +115,7 @@ impl Stage {
         }
         let held = Held {
             rows_max,
+            end_tokens: open.end_tokens.clone(),
             next,
             ordered: next,
         };
@@ -264,6 +264,39 @@ impl Stage {
             });
         }
         Ok(replayed)
+    }
+
+    /// Queues a row for each token whose sequence goes on with it: one frame, one pass.
+    pub(super) fn go_on(&mut self, now: Tick, sampled: &Sampled) {
+        let on = sampled.tokens.iter().filter(|token| self.goes_on(token));
+        let (spans, tokens): (Vec<Span>, Vec<u32>) = on
+            .map(|token| {
+                let span = Span {
+                    sequence: token.sequence,
+                    position: token.position,
+                    rows: 1,
+                    ask: Ask::Token,
+                };
+                (span, token.token)
+            })
+            .unzip();
+        if spans.is_empty() {
+            return;
+        }
+        let frame = token_rows(sampled.plan, spans, tokens);
+        for (span, offset) in frame.spans().zip(0..) {
+            self.take(now, span, offset, &frame)
+                .expect("the next row of a sequence that has room");
+        }
+    }
+
+    /// Whether a token is the next of an answer that is open here, and neither ends it.
+    fn goes_on(&self, token: &SampledToken) -> bool {
+        self.held.get(&token.sequence).is_some_and(|held| {
+            token.position == held.next
+                && held.rows_max - token.position > 1
+                && !held.end_tokens.contains(&token.token)
+        })
     }
 
     /// Forgets sequences and their waiting rows. Gives those that were under way, and those

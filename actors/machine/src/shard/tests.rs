@@ -17,6 +17,8 @@ struct Rig {
 }
 
 const DRIVER: u8 = 9;
+/// The token that ends an answer.
+const END: u32 = 99;
 
 impl Rig {
     fn new(me_is_stage: u16) -> Self {
@@ -95,6 +97,7 @@ impl Rig {
             sequence: sequence(number),
             rows_max: self.context,
             sampling: Sampling::GREEDY,
+            end_tokens: vec![END],
             prefix,
         });
         let from = node(from);
@@ -504,6 +507,7 @@ fn rows_of_another_driver_are_out_of_reach() {
         sequence: stranger,
         rows_max: 64,
         sampling: Sampling::GREEDY,
+        end_tokens: vec![END],
         prefix: Some(Prefix {
             sequence: sequence(1),
             rows: 20,
@@ -512,4 +516,106 @@ fn rows_of_another_driver_are_out_of_reach() {
     let from = node(8);
     first.feed(Input::Arrived { from, frame });
     assert_eq!(first.refusal(), Some(FailedWhy::Forgotten));
+}
+
+/// Tokens of sequences at positions, as the last stage sends them.
+fn sampled(tokens: &[(u64, u32, u32)]) -> Sampled {
+    let token = |(number, position, token): &(u64, u32, u32)| SampledToken {
+        sequence: sequence(*number),
+        position: *position,
+        token: *token,
+        logprob: -1.0,
+    };
+    Sampled {
+        plan: plan_id(1),
+        goes_on: true,
+        tokens: tokens.iter().map(token).collect(),
+    }
+}
+
+/// Tokens come to this node's stage.
+fn come(rig: &mut Rig, from: u8, tokens: &[(u64, u32, u32)]) {
+    let frame = DataFrame::Sampled(sampled(tokens));
+    let from = node(from);
+    rig.feed(Input::Arrived { from, frame });
+}
+
+#[test]
+fn the_first_stage_goes_on_with_the_tokens_of_the_last() {
+    let mut rig = Rig::with_context(0, 8);
+    for number in 1..=4 {
+        rig.open(DRIVER, 0, number);
+        rig.rows(DRIVER, 0, &[span(number, 0, 5, Ask::Token)]);
+        let pass = rig.passes.pop().expect("an idle engine starts at once");
+        rig.done(&pass);
+    }
+    rig.close(DRIVER, 0, 3);
+    // One that goes on, one that has ended here, one that its driver has ended, one out of turn.
+    let tokens = [(1, 5, 10), (2, 5, END), (3, 5, 10), (4, 6, 10)];
+    come(&mut rig, 3, &tokens);
+    let pass = rig.passes.pop().expect("a row");
+    assert_eq!(shape(&pass), [(1, 5, 1)]);
+    assert_eq!(pass.items[0].tokens().collect::<Vec<_>>(), [10]);
+    assert_eq!(pass.items[0].span.ask, Ask::Token);
+    rig.done(&pass);
+    // A repeat, and then all that the sequence has room for: its last token takes the last place.
+    come(&mut rig, 3, &[(1, 5, 10), (1, 6, 11)]);
+    let pass = rig.passes.pop().expect("a row");
+    assert_eq!(shape(&pass), [(1, 6, 1)]);
+    rig.done(&pass);
+    come(&mut rig, 3, &[(1, 7, 12)]);
+    assert!(rig.passes.is_empty());
+    assert!(rig.refusal().is_none(), "nobody has failed");
+}
+
+#[test]
+fn only_the_last_stage_makes_the_first_go_on() {
+    for (stage, from) in [(0, 1), (0, 2), (0, DRIVER), (1, 3)] {
+        let mut rig = Rig::new(stage);
+        let before = if stage == 0 { DRIVER } else { 1 };
+        rig.open(before, stage, 1);
+        rig.rows(before, stage, &[span(1, 0, 5, Ask::Token)]);
+        let pass = rig.passes.pop().expect("an idle engine starts at once");
+        rig.done(&pass);
+        come(&mut rig, from, &[(1, 5, 10)]);
+        assert!(rig.passes.is_empty(), "stage {stage}, from {from}");
+        assert_eq!(rig.machine.counters().refused, 1);
+    }
+}
+
+#[test]
+fn the_last_stage_sends_all_tokens_to_the_first_and_each_driver_its_own() {
+    let mut rig = Rig::new(2);
+    let others = SequenceId {
+        driver: node(1),
+        number: 7,
+    };
+    let token = |sequence, position| SampledToken {
+        sequence,
+        position,
+        token: 10,
+        logprob: -1.0,
+    };
+    let all = vec![token(sequence(1), 5), token(others, 3)];
+    rig.open(2, 2, 1);
+    rig.rows(2, 2, &[span(1, 0, 5, Ask::Token)]);
+    let pass = rig.passes.pop().expect("an idle engine starts at once");
+    rig.sent.clear();
+    let result = Ok(PassOutput {
+        hidden: Vec::new(),
+        width: 0,
+        sampled: all.clone(),
+    });
+    let plan = pass.plan;
+    rig.feed(Input::PassDone { plan, result });
+    let told = |goes_on, tokens| {
+        DataFrame::Sampled(Sampled {
+            plan: plan_id(1),
+            goes_on,
+            tokens,
+        })
+    };
+    let to_first = (node(1), told(true, all.clone()));
+    let to_driver = (node(DRIVER), told(false, vec![all[0]]));
+    assert_eq!(rig.sent, [to_first, to_driver]);
 }
