@@ -44,6 +44,9 @@ UNEQUAL = [
     [(2, None, None), (2, 0.5, None)],
     [(2, None, None), (1, 0.5, None), (1, 0.25, None)],
     [(2, None, None), (2, None, "200 MiB")],
+    [(2, 0.25, None)],
+    [(2, 0.75, None)],
+    [(1, 0.25, None)],
 ]
 
 

@@ -29,6 +29,7 @@ pub use elementwise::{RopePairs, add, rms_norm, rms_norm_rows, rope, silu_mul};
 pub use format::{BLOCK, Format};
 pub use pack::{Expected, PackError, Packed};
 pub use place::{RowShape, place};
+pub(crate) use pool::SPIN;
 pub use pool::{Pool, bind_caller, cores_allowed};
 pub use rows::QuantizedRows;
 pub use simd::Isa;

@@ -27,8 +27,8 @@ const BUSY_PERMILLE_MIN: u32 = 930;
 /// measures again when it is idle.
 const DISTURBED_AGE_MAX: Duration = Duration::from_secs(30);
 /// With less of its threads' time than this, in thousandths, a node does not run layers to
-/// measure itself.
-const SHARE_PERMILLE_MIN: u32 = 250;
+/// measure itself. Layers take about a second of all threads, so ten with as much.
+const SHARE_PERMILLE_MIN: u32 = 100;
 /// How often everything is timed.
 const ROUNDS: usize = 5;
 /// Rows in the cache of a sequence in the middle of its life.

@@ -28,7 +28,7 @@ use super::cores;
 
 /// How long a worker looks for the next job before it sleeps. Longer than the
 /// gap between two jobs of one forward pass, shorter than a scheduler's slice.
-const SPIN: Duration = Duration::from_micros(60);
+pub(crate) const SPIN: Duration = Duration::from_micros(60);
 
 /// The low bit of [`Gate`]: workers may still enter the job.
 const OPEN: u64 = 1;

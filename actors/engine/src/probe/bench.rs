@@ -219,9 +219,10 @@ impl Runner {
         rows: usize,
         logits: LogitRows,
     ) -> Result<Duration, EngineError> {
-        let watches = [self.clock, Clock::Wall, Clock::Thread].map(Stopwatch::start);
+        // A pool's watch waits before it tells, so it comes last.
+        let watches = [Clock::Wall, Clock::Thread, self.clock].map(Stopwatch::start);
         self.pass(slot, position, rows, logits)?;
-        let [taken, passed, ran] = watches.map(|watch| watch.elapsed());
+        let [passed, ran, taken] = watches.map(|watch| watch.elapsed());
         self.passed += passed;
         self.ran += ran;
         Ok(taken)
