@@ -92,17 +92,20 @@ impl Stages {
         }
     }
 
-    /// Computes.
+    /// Computes. Sequences that cannot be computed together are computed one by one, so that
+    /// one at fault takes no other with it.
     ///
     /// # Errors
-    /// What keeps it from that, in words.
+    /// What keeps it from computing any, in words.
     pub(crate) fn forward(&mut self, pass: &Pass) -> Result<PassOutput, String> {
         let stage = self.0.get_mut(&pass.plan);
         let stage = stage.ok_or("the layers of the plan are not loaded")?;
-        stage.forward(pass).map_err(|error| match error {
-            PassError::Closed(sequence) => format!("sequence {sequence} has no room here"),
-            PassError::Engine(error) => chain(&error),
-        })
+        match stage.forward(&pass.items) {
+            Ok(output) => Ok(output),
+            // An error leaves all sequences as they were.
+            Err(_) if pass.items.len() > 1 => Ok(stage.forward_each(&pass.items)),
+            Err(error) => Err(error.words()),
+        }
     }
 
     /// Bytes that keys and values take.
@@ -114,6 +117,15 @@ impl Stages {
 enum PassError {
     Closed(SequenceId),
     Engine(EngineError),
+}
+
+impl PassError {
+    fn words(&self) -> String {
+        match self {
+            PassError::Closed(sequence) => format!("sequence {sequence} has no room here"),
+            PassError::Engine(error) => chain(error),
+        }
+    }
 }
 
 impl From<EngineError> for PassError {
@@ -152,16 +164,32 @@ impl Stage {
         Ok(())
     }
 
-    fn forward(&mut self, pass: &Pass) -> Result<PassOutput, PassError> {
-        let mut spans = Vec::with_capacity(pass.items.len());
-        for item in &pass.items {
+    /// Each item by itself. The same rows give the same bits, whatever goes with them.
+    fn forward_each(&mut self, items: &[PassItem]) -> PassOutput {
+        let mut all = PassOutput::default();
+        for item in items {
+            match self.forward(std::slice::from_ref(item)) {
+                Ok(one) => {
+                    all.width = one.width;
+                    all.hidden.extend(one.hidden);
+                    all.sampled.extend(one.sampled);
+                }
+                Err(error) => all.failed.push((item.span.sequence, error.words())),
+            }
+        }
+        all
+    }
+
+    fn forward(&mut self, items: &[PassItem]) -> Result<PassOutput, PassError> {
+        let mut spans = Vec::with_capacity(items.len());
+        for item in items {
             let sequence = item.span.sequence;
             let held = self.sequences.get_mut(&sequence);
             let held = held.ok_or(PassError::Closed(sequence))?;
             spans.push(batch_span(item, held.slot));
         }
-        let output = self.compute(pass, &spans)?;
-        for item in &pass.items {
+        let output = self.compute(items, &spans)?;
+        for item in items {
             let held = self.sequences.get_mut(&item.span.sequence);
             held.expect("found above").history.extend(item.tokens());
         }
@@ -169,31 +197,30 @@ impl Stage {
             Output::Hidden(hidden) => PassOutput {
                 width: u32::try_from(self.shard.spec().width).expect("a width fits"),
                 hidden,
-                sampled: Vec::new(),
+                ..PassOutput::default()
             },
             Output::Logits(mut logits) => PassOutput {
-                width: 0,
-                hidden: Vec::new(),
-                sampled: self.sample(pass, &mut logits),
+                sampled: self.sample(items, &mut logits),
+                ..PassOutput::default()
             },
         })
     }
 
-    fn compute(&mut self, pass: &Pass, spans: &[BatchSpan]) -> Result<Output, EngineError> {
+    fn compute(&mut self, items: &[PassItem], spans: &[BatchSpan]) -> Result<Output, EngineError> {
         if self.shard.layers().start == 0 {
-            let tokens: Vec<u32> = pass.items.iter().flat_map(PassItem::tokens).collect();
+            let tokens: Vec<u32> = items.iter().flat_map(PassItem::tokens).collect();
             let input = Rows::Tokens(&tokens);
             self.shard.forward(&Batch { input, spans })
         } else {
-            let rows: Vec<&[f32]> = pass.items.iter().map(PassItem::hidden).collect();
+            let rows: Vec<&[f32]> = items.iter().map(PassItem::hidden).collect();
             let input = Rows::Hidden(&rows);
             self.shard.forward(&Batch { input, spans })
         }
     }
 
     /// One token for each item that asked, from its row of `logits` (rows, vocabulary).
-    fn sample(&self, pass: &Pass, logits: &mut [f32]) -> Vec<SampledToken> {
-        let asking = pass.items.iter().filter(|item| item.span.ask == Ask::Token);
+    fn sample(&self, items: &[PassItem], logits: &mut [f32]) -> Vec<SampledToken> {
+        let asking = items.iter().filter(|item| item.span.ask == Ask::Token);
         let rows = logits.chunks_mut(self.shard.spec().vocabulary);
         let mut tokens = Vec::new();
         for (item, row) in asking.zip(rows) {
@@ -234,5 +261,105 @@ fn sampler(sampling: &Sampling) -> SamplerParams {
         repetition_penalty: sampling.repetition_penalty,
         repetition_window: sampling.repetition_window as usize,
         seed: sampling.seed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cairn_engine::fixtures::tiny_gguf;
+    use cairn_engine::{ModelFile, ShardOptions};
+    use cairn_machine::Tick;
+    use cairn_wire::data::{DType, Rows as RowsHeader, Span};
+    use cairn_wire::frame::RowsFrame;
+    use cairn_wire::id::{NodeId, Term};
+
+    use super::*;
+
+    const PLAN: PlanId = PlanId {
+        term: Term {
+            number: 1,
+            leader: NodeId([1; 32]),
+        },
+        epoch: 1,
+    };
+
+    fn sequence(number: u64) -> SequenceId {
+        SequenceId {
+            driver: NodeId([1; 32]),
+            number,
+        }
+    }
+
+    /// A whole tiny model, with sequences 1 to 3 open.
+    fn stages(directory: &tempfile::TempDir) -> Stages {
+        let path = directory.path().join("tiny.gguf");
+        std::fs::write(&path, tiny_gguf(2)).expect("a file");
+        let file = Arc::new(ModelFile::open(&path).expect("a model"));
+        let options = ShardOptions::new(64, 1);
+        let shard = Shard::load(&file, 0..2, &options, &mut |_| {}).expect("loads");
+        let mut stages = Stages::default();
+        stages.install(PLAN, Box::new(shard));
+        for number in 1..=3 {
+            let opening = Opening {
+                sequence: sequence(number),
+                rows_max: 32,
+                sampling: Sampling::GREEDY,
+                prefix: None,
+            };
+            stages.open(PLAN, opening);
+        }
+        stages
+    }
+
+    /// A pass with these tokens of each sequence, at the start.
+    fn pass(rows: &[(u64, &[u32])]) -> Pass {
+        let item = |(number, tokens): &(u64, &[u32])| {
+            let span = Span {
+                sequence: sequence(*number),
+                position: 0,
+                rows: u32::try_from(tokens.len()).expect("few"),
+                ask: Ask::Token,
+            };
+            let header = RowsHeader {
+                plan: PLAN,
+                stage: 0,
+                dtype: DType::F32,
+                width: 0,
+                spans: vec![span],
+                tokens: tokens.to_vec(),
+            };
+            PassItem {
+                span,
+                frame: RowsFrame::build(&header, &[]),
+                offset: 0,
+                arrived: Tick(0),
+            }
+        };
+        Pass {
+            plan: PLAN,
+            items: rows.iter().map(item).collect(),
+            waited_millis: 0,
+        }
+    }
+
+    #[test]
+    fn a_sequence_at_fault_takes_no_other_with_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let fair = stages(&directory).forward(&pass(&[(1, &[5, 6, 7]), (3, &[8, 9])]));
+        let fair = fair.expect("computed");
+        assert_eq!(fair.sampled.len(), 2);
+        assert_eq!(fair.failed, []);
+        // A token that no vocabulary has, and a sequence that was never opened.
+        for stranger in [(2, &[5, u32::MAX][..]), (4, &[5][..])] {
+            let rows = [(1, &[5, 6, 7][..]), stranger, (3, &[8, 9])];
+            let output = stages(&directory).forward(&pass(&rows)).expect("computed");
+            assert_eq!(output.sampled, fair.sampled, "bit for bit");
+            let failed: Vec<SequenceId> = output.failed.iter().map(|(id, _)| *id).collect();
+            assert_eq!(failed, [sequence(stranger.0)]);
+        }
+        let alone = stages(&directory).forward(&pass(&[(2, &[u32::MAX])]));
+        assert!(alone.is_err());
     }
 }

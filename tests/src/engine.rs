@@ -182,9 +182,8 @@ impl Engine {
     pub fn forward(&mut self, pass: &Pass) -> Result<PassOutput, String> {
         let loaded = self.loaded.get_mut(&pass.plan).ok_or("layers not loaded")?;
         let mut output = PassOutput {
-            hidden: Vec::new(),
             width: WIDTH,
-            sampled: Vec::new(),
+            ..PassOutput::default()
         };
         for item in &pass.items {
             let span = item.span;

@@ -69,6 +69,19 @@ struct Running {
     tokens: Vec<u32>,
 }
 
+impl Running {
+    /// Takes a sequence's span out, and its tokens.
+    fn take_out(&mut self, sequence: SequenceId) -> Option<Span> {
+        let of = |span: &Span| span.sequence == sequence;
+        let place = self.spans.iter().position(of)?;
+        let before = self.spans[..place].iter().map(|span| span.rows as usize);
+        let first: usize = before.sum();
+        let span = self.spans.remove(place);
+        self.tokens.drain(first..first + span.rows as usize);
+        Some(span)
+    }
+}
+
 impl ShardMachine {
     /// What was dropped so far.
     pub fn counters(&self) -> Counters {
@@ -359,28 +372,53 @@ impl ShardMachine {
     }
 
     fn pass_done(&mut self, now: Tick, plan: PlanId, result: Result<PassOutput, String>) {
-        let Some(running) = self.running.take_if(|running| running.plan == plan) else {
+        let Some(mut running) = self.running.take_if(|running| running.plan == plan) else {
             return;
         };
-        if let Some(stage) = self.stages.get_mut(&plan) {
-            let (index, is_last) = (stage.index, stage.index == last_stage(&stage.plan));
-            match result {
-                Ok(output) if is_last => self.send_sampled(plan, output.sampled),
-                Ok(output) => self.send_hidden(plan, index, running, &output),
-                Err(cause) => {
-                    running
-                        .spans
-                        .iter()
-                        .for_each(|span| stage.not_computed(span));
-                    for span in running.spans {
-                        let why = FailedWhy::Engine;
-                        self.fail(plan, index, span.sequence, why, cause.clone());
+        match result {
+            Ok(output) => {
+                for (sequence, cause) in &output.failed {
+                    if let Some(span) = running.take_out(*sequence) {
+                        self.not_computed(plan, &span, cause);
                     }
+                }
+                self.send_output(plan, running, output);
+            }
+            Err(cause) => {
+                for span in &running.spans {
+                    self.not_computed(plan, span, &cause);
                 }
             }
         }
         self.retire_if_done(plan);
         self.compute(now);
+    }
+
+    /// The engine has not computed a span of a pass: its sequence has failed.
+    fn not_computed(&mut self, plan: PlanId, span: &Span, cause: &str) {
+        if let Some(stage) = self.stages.get_mut(&plan) {
+            stage.not_computed(span);
+            let index = stage.index;
+            self.fail(
+                plan,
+                index,
+                span.sequence,
+                FailedWhy::Engine,
+                cause.to_owned(),
+            );
+        }
+    }
+
+    fn send_output(&mut self, plan: PlanId, running: Running, output: PassOutput) {
+        let Some(stage) = self.stages.get(&plan) else {
+            return;
+        };
+        let index = stage.index;
+        if index == last_stage(&stage.plan) {
+            self.send_sampled(plan, output.sampled);
+        } else if !running.spans.is_empty() {
+            self.send_hidden(plan, index, running, &output);
+        }
     }
 
     /// To the first stage, which goes on with all of them, and then to their drivers.

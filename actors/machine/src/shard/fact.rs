@@ -186,14 +186,16 @@ impl PassItem {
 }
 
 /// What a pass yields.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PassOutput {
-    /// (all rows, width) in the order of the pass; empty on the last stage.
+    /// (rows that were computed, width) in the order of the pass; empty on the last stage.
     pub hidden: Vec<f32>,
     /// Width of a hidden row.
     pub width: u32,
     /// On the last stage, one for each item that asked for a token.
     pub sampled: Vec<SampledToken>,
+    /// Sequences whose rows could not be computed, and why; the others' were.
+    pub failed: Vec<(SequenceId, String)>,
 }
 
 impl Order for Output {

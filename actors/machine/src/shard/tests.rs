@@ -161,6 +161,7 @@ impl Rig {
             hidden: vec![0.5; rows as usize],
             width: 1,
             sampled: Vec::new(),
+            failed: Vec::new(),
         };
         let (plan, result) = (pass.plan, Ok(output));
         self.feed(Input::PassDone { plan, result });
@@ -453,6 +454,55 @@ fn a_failed_pass_leaves_nothing_to_start_with() {
 }
 
 /// Sequences whose slots were closed.
+#[test]
+fn a_sequence_that_fails_takes_no_other_with_it() {
+    let mut rig = Rig::new(1);
+    for number in 0..=3 {
+        rig.open(1, 1, number);
+    }
+    // The engine is busy with one while the others come.
+    rig.rows(1, 1, &[span(0, 0, 1, Ask::Nothing)]);
+    let spans = [1, 2, 3].map(|number| span(number, 0, 2 * number as u32, Ask::Nothing));
+    rig.rows(1, 1, &spans);
+    let busy = rig.passes.remove(0);
+    rig.done(&busy);
+    let pass = rig.passes.pop().expect("the others");
+    assert_eq!(shape(&pass), [(1, 0, 2), (2, 0, 4), (3, 0, 6)]);
+    rig.sent.clear();
+    let result = Ok(PassOutput {
+        hidden: vec![0.5; 8],
+        width: 1,
+        sampled: Vec::new(),
+        failed: vec![(sequence(2), "a fault".to_owned())],
+    });
+    rig.feed(Input::PassDone {
+        plan: pass.plan,
+        result,
+    });
+    let [
+        (driver, DataFrame::Failed(failed)),
+        (next, DataFrame::Rows(rows)),
+    ] = &rig.sent[..]
+    else {
+        panic!("{:?}", rig.sent);
+    };
+    assert_eq!((driver, failed.sequence), (&node(DRIVER), sequence(2)));
+    assert_eq!(
+        (failed.why, &failed.detail[..]),
+        (FailedWhy::Engine, "a fault")
+    );
+    assert_eq!(*next, node(3));
+    let kept: Vec<(u64, u32)> = rows
+        .spans()
+        .map(|span| (span.sequence.number, span.rows))
+        .collect();
+    assert_eq!(kept, [(1, 2), (3, 6)]);
+    assert_eq!(
+        rows.tokens().collect::<Vec<_>>(),
+        [0, 1, 6, 7, 8, 9, 10, 11]
+    );
+}
+
 fn closed(rig: &Rig) -> Vec<u64> {
     let closed = rig.others.iter().filter_map(|order| match order {
         Output::CloseSlot { sequence, .. } => Some(sequence.number),
@@ -605,6 +655,7 @@ fn the_last_stage_sends_all_tokens_to_the_first_and_each_driver_its_own() {
         hidden: Vec::new(),
         width: 0,
         sampled: all.clone(),
+        failed: Vec::new(),
     });
     let plan = pass.plan;
     rig.feed(Input::PassDone { plan, result });
