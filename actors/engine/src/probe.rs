@@ -221,8 +221,8 @@ mod tests {
             ] {
                 assert!(speed > 1, "{speeds:?}");
             }
-            // Beside the pauses, such a small model takes no time.
-            assert!(speeds.busy_permille > 200, "{speeds:?}");
+            // However little other programs left to it.
+            assert!((1..=1000).contains(&speeds.busy_permille), "{speeds:?}");
         }
     }
 
