@@ -7,10 +7,13 @@ mod bound;
 mod counts;
 mod form;
 mod front;
+mod graph;
 mod improve;
 mod latency;
 mod order;
+mod prices;
 mod relax;
+mod routes;
 mod throughput;
 
 #[cfg(test)]
@@ -21,11 +24,14 @@ use crate::cover::{self, DEVICE_COUNT_MAX};
 use crate::request::Objective;
 use crate::shares::{self, Weight};
 
-/// Elementary operations that go into bettering a plan: before a search, for each
-/// device, because a small cluster is searched through faster; and after a search that
+/// Elementary operations that go into bettering a plan: before a search, for each pair of
+/// devices, because a small cluster is searched through faster; and after a search that
 /// did not end.
-const WORK_BEFORE: u64 = 100_000;
+const WORK_BEFORE: u64 = 4_000;
 const WORK_AFTER: u64 = 50_000_000;
+
+/// Few enough devices that a plain search gets through most of their sets.
+const FEW: usize = 20;
 
 /// A plan, and what no plan can beat.
 pub(crate) struct Found {
@@ -58,7 +64,7 @@ fn least_latency(costs: &Costs<'_>, seed: Vec<Cut>, steps: &mut u64) -> Found {
     }
     let mut lower = single_nanos(costs).min(split);
     if costs.latency_nanos(&best) > lower {
-        let work = WORK_BEFORE * costs.devices.len() as u64;
+        let work = WORK_BEFORE * (costs.devices.len() as u64).pow(2);
         best = improve::improve(costs, best, work.min(WORK_AFTER));
         let (searched, bound) = search_latency(costs, best, steps);
         best = searched;
@@ -77,7 +83,7 @@ fn least_latency(costs: &Costs<'_>, seed: Vec<Cut>, steps: &mut u64) -> Found {
 fn search_latency(costs: &Costs<'_>, best: Vec<Cut>, steps: &mut u64) -> (Vec<Cut>, u64) {
     let devices = worth_searching(costs);
     let known = costs.latency_nanos(&best);
-    let outcome = latency::Search::new(costs, &devices, known, steps).run();
+    let outcome = latency::search(costs, &devices, known, steps);
     let bound = if devices.len() == costs.devices.len() {
         outcome.lower_bound_nanos
     } else {

@@ -15,12 +15,18 @@ impl Costs<'_> {
 
     /// What the hops of one token cost: into the first stage, between stages, home.
     pub(crate) fn hops_nanos(&self, cuts: &[Cut]) -> u64 {
-        let (Some((first, _)), Some((last, _))) = (cuts.first(), cuts.last()) else {
+        let order: Vec<Index> = cuts.iter().map(|cut| cut.0).collect();
+        self.way_nanos(&order)
+    }
+
+    /// The same for devices in this order.
+    pub(crate) fn way_nanos(&self, order: &[Index]) -> u64 {
+        let (Some(first), Some(last)) = (order.first(), order.last()) else {
             return 0;
         };
-        let between = cuts
+        let between = order
             .windows(2)
-            .map(|pair| self.links.hop_nanos(pair[0].0, pair[1].0));
+            .map(|pair| self.links.hop_nanos(pair[0], pair[1]));
         let ends = self.enter_nanos(*first) + self.leave_nanos(*last, *first);
         between.fold(ends, |sum, nanos| (sum + nanos).min(NEVER))
     }

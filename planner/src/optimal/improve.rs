@@ -3,20 +3,41 @@
 //! For clusters too large to search through: a good plan early makes the search short,
 //! and is the answer where the search does not end. Proves nothing.
 
+mod estimate;
+
+use super::FEW;
 use super::order::best_cuts;
 use crate::cost::{Costs, Cut, Index};
+use estimate::Estimate;
 
-/// Unused devices that are tried in a place.
-const STRANGERS_MAX: usize = 12;
+/// Elementary operations of a glance, per device.
+const GLANCE: u64 = 4;
+/// Devices in a row that are moved together.
+const RUN_MAX: usize = 3;
 
-/// Swaps, moves, replaces and inserts devices while that helps and `work` lasts.
+/// Swaps, turns, moves, replaces, inserts and drops devices while that helps and `work`
+/// lasts, the most promising change by a glance at it first.
 pub(super) fn improve(costs: &Costs<'_>, cuts: Vec<Cut>, mut work: u64) -> Vec<Cut> {
+    let estimate = Estimate::new(costs);
     let mut best = cuts;
     let mut best_nanos = costs.latency_nanos(&best);
     'again: loop {
         let order: Vec<Index> = best.iter().map(|cut| cut.0).collect();
+        // Among few devices a glance errs by more than a change gains, and looks are cheap.
+        let now = match costs.devices.len() <= FEW {
+            true => best_nanos,
+            false => estimate.nanos(&order),
+        };
+        let mut looked = 0;
+        let mut promising: Vec<(u64, Vec<Index>)> = neighbours(costs, &order)
+            .inspect(|_| looked += 1)
+            .map(|order| (estimate.nanos(&order), order))
+            .filter(|(nanos, _)| *nanos < now)
+            .collect();
+        promising.sort_unstable();
+        work = work.saturating_sub(looked * GLANCE * order.len() as u64);
         let price = price(costs, order.len() + 1);
-        for candidate in neighbours(costs, &order) {
+        for (_, candidate) in promising {
             if work < price {
                 return best;
             }
@@ -45,7 +66,9 @@ fn price(costs: &Costs<'_>, devices: usize) -> u64 {
 }
 
 fn neighbours(costs: &Costs<'_>, order: &[Index]) -> impl Iterator<Item = Vec<Index>> {
-    let strangers = strangers(costs, order);
+    let strangers: Vec<Index> = (0..costs.devices.len())
+        .filter(|device| !order.contains(device))
+        .collect();
     let count = order.len();
     let with = strangers.into_iter().flat_map(move |stranger| {
         let replaced = (0..count).map(move |place| (place, stranger, true));
@@ -76,37 +99,24 @@ fn neighbours(costs: &Costs<'_>, order: &[Index]) -> impl Iterator<Item = Vec<In
             changed[left..=right].reverse();
             changed
         });
-    let moved = pairs().filter(|(from, to)| from != to).map(|(from, to)| {
+    let moved = (1..=RUN_MAX)
+        .flat_map(move |length| pairs().map(move |pair| (length, pair)))
+        .filter(move |(length, (from, to))| {
+            from + length <= count && *to + length <= count && from != to
+        })
+        .map(|(length, (from, to))| {
+            let mut changed = order.to_vec();
+            let run: Vec<Index> = changed.drain(from..from + length).collect();
+            changed.splice(to..to, run);
+            changed
+        });
+    let dropped = (0..count).filter(move |_| count > 2).map(|place| {
         let mut changed = order.to_vec();
-        let device = changed.remove(from);
-        changed.insert(to, device);
+        changed.remove(place);
         changed
     });
-    with.chain(swapped).chain(turned).chain(moved)
-}
-
-/// The unused devices that might help: the fastest, and those with the best links.
-fn strangers(costs: &Costs<'_>, order: &[Index]) -> Vec<Index> {
-    let mut unused: Vec<Index> = (0..costs.devices.len())
-        .filter(|device| !order.contains(device))
-        .collect();
-    unused.sort_by_key(|device| {
-        let nanos = costs.whole_nanos(*device);
-        (nanos, *device)
-    });
-    let mut chosen: Vec<Index> = unused.iter().copied().take(STRANGERS_MAX).collect();
-    if !costs.links.are_alike() {
-        unused.sort_by_key(|device| {
-            let hops = order.iter().map(|used| {
-                costs.links.hop_nanos(*used, *device) + costs.links.hop_nanos(*device, *used)
-            });
-            (hops.min(), *device)
-        });
-        let near = unused.into_iter().take(STRANGERS_MAX);
-        chosen.extend(
-            near.filter(|device| !chosen.contains(device))
-                .collect::<Vec<_>>(),
-        );
-    }
-    chosen
+    with.chain(swapped)
+        .chain(turned)
+        .chain(moved)
+        .chain(dropped)
 }

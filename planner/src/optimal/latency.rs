@@ -9,12 +9,14 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::BuildHasherDefault;
 
-use super::arcs::Arcs;
+use super::FEW;
 use super::bound::Bound;
 use super::form::{Form, Forms};
 use super::front::Fronts;
-use super::relax::{self, Relaxed};
-use crate::cost::{Costs, Cut, Index};
+use super::graph::{ROOT as START, Spot};
+use super::relax;
+use super::routes::{Labels, Routes};
+use crate::cost::{Costs, Cut, Index, NEVER};
 use crate::cover::DEVICE_COUNT_MAX;
 use crate::hash::Mixer;
 use crate::twins::Twins;
@@ -39,6 +41,8 @@ struct Node {
     form: Form,
     /// Penalties of the devices not used yet.
     spare: u64,
+    /// Where in the graph it is.
+    spot: Spot,
 }
 
 /// What makes two nodes interchangeable.
@@ -46,15 +50,104 @@ type Key = (u128, u16, u8, u8, Form);
 
 const ROOT: u32 = u32::MAX;
 
-pub(super) struct Search<'s, 'r> {
+/// Looks among at most [`DEVICE_COUNT_MAX`] devices for less than `best` nanos.
+///
+/// First for plans that cost little more than the bound, then for dearer ones: the less a
+/// plan may cost, the fewer stages and hops it may have.
+pub(super) fn search(
+    costs: &Costs<'_>,
+    devices: &[Index],
+    mut best: u64,
+    steps: &mut u64,
+) -> Outcome {
+    assert!(devices.len() <= DEVICE_COUNT_MAX);
+    let mut relaxed = relax::relax(costs, devices, best);
+    let mut better = relaxed.plan.take();
+    best = better
+        .as_ref()
+        .map_or(best, |cuts| costs.latency_nanos(cuts))
+        .min(best);
+    let mut proven = relaxed.bound_nanos.min(best);
+    let mut routes = Routes::new(relaxed.prices().clone(), proven);
+    // Where links are alike a plain bound mostly does, and all plans are looked at at once.
+    let mut plainly = costs.links.are_alike();
+    // Otherwise sets of few devices are few, and nothing is quicker than to merge them.
+    let plainly_last = !plainly && devices.len() <= FEW;
+    let mut slack = match plainly {
+        true => NEVER,
+        false => proven / SLACK,
+    };
+    while proven < best {
+        let aim = best.min(relaxed.bound_nanos.saturating_add(slack));
+        let graph = relaxed.graph(aim);
+        let last = match plainly_last {
+            true => plainly,
+            false => aim == best && !plainly,
+        };
+        let mut share = match (last, plainly_last, plainly) {
+            (true, _, _) => *steps,
+            (false, true, _) => *steps / NARROW_SHARE,
+            (false, false, true) => *steps / PLAIN_SHARE,
+            (false, false, false) => *steps / 2,
+        };
+        *steps -= share;
+        if plainly {
+            routes = Routes::new(relaxed.prices().clone(), proven);
+            routes.graph = graph;
+        } else {
+            routes.tighten(graph, aim, &mut share, |route| {
+                if let Some(cuts) = relaxed.mend(route) {
+                    let nanos = costs.latency_nanos(&cuts);
+                    if nanos < best {
+                        best = nanos;
+                        better = Some(cuts);
+                    }
+                }
+                best
+            });
+        }
+        let aim = aim.min(best);
+        let (found, bound) = Search::new(costs, devices, (&routes, aim), &mut share).run();
+        *steps += share;
+        if let Some(cuts) = found {
+            best = costs.latency_nanos(&cuts);
+            better = Some(cuts);
+        }
+        proven = proven.max(routes.bound_nanos).max(bound);
+        let failed = bound < aim.min(best);
+        if failed && last {
+            break;
+        }
+        // What is dear to rule out piece by piece is looked for as a whole.
+        slack = match failed {
+            true => NEVER,
+            false => slack.saturating_add(slack / 2 + 1),
+        };
+        plainly = failed && plainly_last;
+    }
+    Outcome {
+        better,
+        lower_bound_nanos: proven.min(best),
+    }
+}
+
+/// The part of all steps that a search by the plain bound may take.
+const PLAIN_SHARE: u64 = 4;
+/// The part of what is left that each look at cheap plans may take among few devices.
+const NARROW_SHARE: u64 = 32;
+/// Plans are first looked for that cost this fraction more than the bound.
+const SLACK: u64 = 256;
+
+struct Search<'s, 'r> {
     costs: &'s Costs<'r>,
     /// Few enough for a bit set.
     devices: &'s [Index],
     bound: Bound,
-    relaxed: Relaxed,
+    routes: &'s Routes,
+    /// What is left to pay from each node of the graph on.
+    labels: Option<Labels>,
     forms: Forms,
     twins: Twins,
-    arcs: Arcs,
     nodes: Vec<Node>,
     open: BinaryHeap<Reverse<(u64, Reverse<u16>, u32)>>,
     // A hash map whose order is never looked at, so it cannot make a plan depend on it.
@@ -69,46 +162,45 @@ pub(super) struct Search<'s, 'r> {
 }
 
 impl<'s, 'r> Search<'s, 'r> {
-    /// A search among at most [`DEVICE_COUNT_MAX`] devices for less than `best` nanos.
-    pub(super) fn new(
+    /// A search for less than `best` nanos.
+    fn new(
         costs: &'s Costs<'r>,
         devices: &'s [Index],
-        best: u64,
+        (routes, best): (&'s Routes, u64),
         steps: &'s mut u64,
     ) -> Self {
-        assert!(devices.len() <= DEVICE_COUNT_MAX);
-        let (relaxed, arcs) = relax::relax(costs, devices, best);
-        let met = relaxed.plan.as_ref().map(|cuts| costs.latency_nanos(cuts));
+        let labels = routes.backward(best, usize::MAX, steps);
         Self {
             costs,
             devices,
             bound: Bound::new(costs, devices),
-            relaxed,
+            labels,
+            routes,
             forms: Forms::new(costs, devices),
             twins: Twins::among(costs, devices),
-            arcs,
             nodes: Vec::new(),
             open: BinaryHeap::new(),
             cheapest: HashMap::default(),
             fronts: costs.links.are_alike().then(|| Fronts::new(costs, devices)),
-            best: met.unwrap_or(best).min(best),
+            best,
             best_node: None,
             steps,
         }
     }
 
-    pub(super) fn run(mut self) -> Outcome {
-        let root = self.relaxed.bound_nanos;
+    /// A plan for less, if there is one to be found, and a bound on all others.
+    fn run(mut self) -> (Option<Vec<Cut>>, u64) {
+        let root = self.routes.bound_nanos;
+        if self.labels.is_none() {
+            return (None, root.min(self.best));
+        }
         let mut proven = root;
         if proven < self.best {
             proven = proven.max(self.grow_root());
         }
         while let Some(Reverse((bound, _, index))) = self.open.pop() {
             proven = bound.max(root);
-            if bound >= self.best {
-                break;
-            }
-            if *self.steps == 0 {
+            if bound >= self.best || *self.steps == 0 {
                 break;
             }
             let node = self.nodes[index as usize];
@@ -119,13 +211,10 @@ impl<'s, 'r> Search<'s, 'r> {
         if self.open.is_empty() && proven < self.best && *self.steps > 0 {
             proven = self.best;
         }
-        Outcome {
-            better: match self.best_node {
-                Some(index) => Some(self.path(index)),
-                None => self.relaxed.plan,
-            },
-            lower_bound_nanos: proven.min(self.best),
-        }
+        (
+            self.best_node.map(|index| self.path(index)),
+            proven.min(self.best),
+        )
     }
 
     fn grow_root(&mut self) -> u64 {
@@ -137,7 +226,8 @@ impl<'s, 'r> Search<'s, 'r> {
             last: 0,
             first: 0,
             form: Form::default(),
-            spare: self.relaxed.all_penalties(),
+            spare: self.routes.prices.sum(),
+            spot: START,
         };
         let bound = self.bound.rest_nanos(0, 0);
         self.grow(root, ROOT);
@@ -146,26 +236,44 @@ impl<'s, 'r> Search<'s, 'r> {
 
     /// Opens every stage that may follow a node.
     fn grow(&mut self, node: Node, index: u32) {
-        let start = usize::from(node.end);
-        for place in 0..self.devices.len() {
-            if node.used & (1 << place) != 0 || !self.twins.is_next(place, node.used) {
-                continue;
-            }
-            let hop = if index == ROOT {
-                self.costs.enter_nanos(self.devices[place])
-            } else {
-                let last = self.devices[usize::from(node.last)];
-                self.costs.links.hop_nanos(last, self.devices[place])
-            };
-            let ends = self.arcs.ends(place, start);
-            *self.steps = self.steps.saturating_sub(1 + ends.len() as u64);
-            for end in ends {
-                self.open_stage(&node, index, place, end, node.cost + hop);
+        for number in self.routes.graph.out_numbers(node.spot) {
+            let hop = self.routes.graph.edges()[number as usize];
+            match self.routes.graph.node(hop.head).place() {
+                Some(place) => self.enter(&node, index, place, hop.head, hop.nanos),
+                None => {
+                    for number in self.routes.graph.out_numbers(hop.head) {
+                        let rest = self.routes.graph.edges()[number as usize];
+                        if let Some(place) = self.routes.graph.node(rest.head).place() {
+                            self.enter(&node, index, place, rest.head, hop.nanos + rest.nanos);
+                        }
+                    }
+                }
             }
         }
     }
 
-    fn open_stage(&mut self, node: &Node, index: u32, place: usize, end: usize, paid: u64) {
+    fn enter(&mut self, node: &Node, index: u32, place: usize, spot: Spot, hop: u64) {
+        if node.used & (1 << place) != 0 || !self.twins.is_next(place, node.used) {
+            return;
+        }
+        let stages = self.routes.graph.out_numbers(spot);
+        *self.steps = self.steps.saturating_sub(1 + stages.len() as u64);
+        for number in stages {
+            let stage = self.routes.graph.edges()[number as usize];
+            let end = usize::from(self.routes.graph.node(stage.head).layer);
+            let cost = node.cost + hop + stage.nanos;
+            self.open_stage(node, index, (place, stage.head), end, cost);
+        }
+    }
+
+    fn open_stage(
+        &mut self,
+        node: &Node,
+        index: u32,
+        (place, spot): (usize, Spot),
+        end: usize,
+        cost: u64,
+    ) {
         let start = usize::from(node.end);
         let device = self.devices[place];
         let before = (index != ROOT).then_some((usize::from(node.last), node.form));
@@ -175,7 +283,6 @@ impl<'s, 'r> Search<'s, 'r> {
         else {
             return;
         };
-        let cost = paid + self.costs.decode_nanos(device, &(start..end));
         let child = Node {
             used: node.used | 1 << place,
             cost,
@@ -188,7 +295,8 @@ impl<'s, 'r> Search<'s, 'r> {
                 node.first
             },
             form,
-            spare: node.spare - self.relaxed.penalty(place),
+            spare: node.spare - self.routes.prices.0[place],
+            spot,
         };
         if end == self.costs.layer_count {
             let first = self.devices[usize::from(child.first)];
@@ -203,11 +311,11 @@ impl<'s, 'r> Search<'s, 'r> {
             }
             return;
         }
-        let route = cost + self.relaxed.rest_nanos(end, place, child.spare);
+        let route = cost + self.rest_nanos(&child);
         if route >= self.best {
             return;
         }
-        *self.steps = self.steps.saturating_sub(1 + self.devices.len() as u64 / 4);
+        *self.steps = self.steps.saturating_sub(1 + self.devices.len() as u64 / 6);
         let bound = route.max(cost + self.bound.rest_nanos(end, child.used));
         if bound >= self.best {
             return;
@@ -218,6 +326,17 @@ impl<'s, 'r> Search<'s, 'r> {
         let number = self.nodes.len() as u32;
         self.nodes.push(child);
         self.open.push(Reverse((bound, Reverse(child.end), number)));
+    }
+
+    /// At least what is left to pay, if each unused device may be used once.
+    fn rest_nanos(&self, node: &Node) -> u64 {
+        let used = node.used & !(1 << node.last);
+        let labels = self
+            .labels
+            .as_ref()
+            .map_or(&[][..], |labels| labels.at(node.spot));
+        let fitting = labels.iter().find(|label| label.seen & used == 0);
+        fitting.map_or(NEVER, |label| label.cost.saturating_sub(node.spare))
     }
 
     /// Notes a node; false when one as good was there before.

@@ -9,60 +9,91 @@ mod ascent;
 mod trim;
 
 use super::arcs::Arcs;
+use super::graph::Graph;
+use super::prices::Prices;
+use super::routes::Route;
 use crate::cost::{Costs, Cut, Index, NEVER};
+use ascent::Ascent;
 
-/// The penalties that gave the best bound, and the least costs to go under them.
-pub(super) struct Relaxed {
-    penalties: Vec<u64>,
-    /// `[place][layer]`: what is left to pay after `place` ended at `layer`, penalties of
-    /// later stages included.
-    to_go: Vec<Vec<u64>>,
+/// Ascends and trims at most so often.
+const PASSES_MAX: usize = 4;
+
+/// What a relaxation leaves to search through.
+pub(super) struct Relaxed<'s, 'r> {
+    relaxation: Relaxation<'s, 'r>,
+    /// By place and layer: the least cost of all stages up to one that ends there.
+    paid: Vec<Vec<u64>>,
     /// No plan costs less.
     pub(super) bound_nanos: u64,
     /// The best plan met on the way.
     pub(super) plan: Option<Vec<Cut>>,
 }
 
-/// Trims and ascends again at most so often.
-const TRIMS_MAX: usize = 4;
-
 /// The best bound that was found for plans of two stages or more that cost less than
 /// `best`, and the stages that such a plan may have.
-pub(super) fn relax(costs: &Costs<'_>, devices: &[Index], best: u64) -> (Relaxed, Arcs) {
+pub(super) fn relax<'s, 'r>(
+    costs: &'s Costs<'r>,
+    devices: &'s [Index],
+    mut best: u64,
+) -> Relaxed<'s, 'r> {
     let arcs = Arcs::within_memory(costs, devices);
     let mut relaxation = Relaxation::new(costs, devices, arcs);
-    let mut best = best;
     relaxation.appraise();
-    let mut relaxed = relaxation.ascend(&mut best);
+    let mut ascent = Ascent::new(&relaxation.prices);
     let mut left = relaxation.arcs.count();
-    for _ in 0..TRIMS_MAX {
-        if relaxed.bound_nanos >= best {
-            break;
-        }
-        relaxation.to_go.clone_from(&relaxed.to_go);
-        let now = relaxation.trim(best);
+    let mut paid = Vec::new();
+    for _ in 0..PASSES_MAX {
+        relaxation.ascend(&mut ascent, &mut best);
+        relaxation.sweep();
+        paid = relaxation.trim(best);
+        let now = relaxation.arcs.count();
         // What takes little away tightens little.
-        if now * 10 > left * 9 {
+        if ascent.bound_nanos >= best || now * 10 > left * 9 {
             break;
         }
         left = now;
-        let plan = relaxed.plan.take();
-        relaxed = relaxation.ascend(&mut best);
-        relaxed.plan = relaxed.plan.or(plan);
     }
-    (relaxed, relaxation.arcs)
+    Relaxed {
+        relaxation,
+        paid,
+        bound_nanos: ascent.bound_nanos,
+        plan: ascent.plan,
+    }
 }
 
-struct Relaxation<'s, 'r> {
-    costs: &'s Costs<'r>,
-    devices: &'s [Index],
-    arcs: Arcs,
-    penalties: Vec<u64>,
+impl Relaxed<'_, '_> {
+    pub(super) fn prices(&self) -> &Prices {
+        &self.relaxation.prices
+    }
+
+    /// The stages and hops that a plan below `aim` may have.
+    pub(super) fn graph(&mut self, aim: u64) -> Graph {
+        // What was trimmed since the last sweep is in it only now.
+        self.relaxation.sweep();
+        let ceiling = aim.saturating_add(self.relaxation.prices.sum());
+        Graph::new(&self.relaxation, &self.paid, ceiling)
+    }
+
+    /// A plan near a route.
+    pub(super) fn mend(&self, route: &Route) -> Option<Vec<Cut>> {
+        self.relaxation.repair(route)
+    }
+}
+
+pub(super) struct Relaxation<'s, 'r> {
+    pub(super) costs: &'s Costs<'r>,
+    pub(super) devices: &'s [Index],
+    pub(super) arcs: Arcs,
+    prices: Prices,
     /// `[layer * devices + place]`: the cost from `layer` on if `place` takes it.
-    from: Vec<u64>,
-    /// As in [`Relaxed`]; after the last layer, the head and the way home.
+    pub(super) from: Vec<u64>,
+    /// `[place][layer]`: what is left to pay after `place` ended at `layer`, penalties of
+    /// later stages included; after the last layer, the head and the way home.
     to_go: Vec<Vec<u64>>,
-    hops: Vec<u64>,
+    /// `[from * devices + to]`.
+    pub(super) hops: Vec<u64>,
+    /// The same for each place with who is there, nearest first.
+    nearest: Vec<(u64, u16)>,
 }
 
 impl<'s, 'r> Relaxation<'s, 'r> {
@@ -71,18 +102,20 @@ impl<'s, 'r> Relaxation<'s, 'r> {
         let pairs = devices
             .iter()
             .flat_map(|from| devices.iter().map(move |to| (*from, *to)));
-        let hops = pairs
+        let hops: Vec<u64> = pairs
             .map(|(from, to)| match from == to {
                 true => NEVER,
                 false => costs.links.hop_nanos(from, to),
             })
             .collect();
+        let nearest = hops.chunks(count.max(1)).flat_map(|hops| {
+            let mut nearest: Vec<(u64, u16)> = hops.iter().copied().zip(0..).collect();
+            nearest.sort_unstable();
+            nearest
+        });
+        let nearest = nearest.collect();
         let layers = costs.layer_count;
-        let home = |device: &Index| {
-            let firsts = devices.iter().filter(|first| *first != device);
-            let times = firsts.map(|first| costs.leave_nanos(*device, *first));
-            costs.head_nanos(*device) + times.min().unwrap_or(0)
-        };
+        let home = |device: &Index| costs.head_nanos(*device) + way_home(costs, devices, *device);
         let to_go = devices
             .iter()
             .map(|device| {
@@ -95,10 +128,11 @@ impl<'s, 'r> Relaxation<'s, 'r> {
             costs,
             devices,
             arcs,
-            penalties: vec![0; count],
+            prices: Prices(vec![0; count]),
             from: vec![NEVER; layers * count],
             to_go,
             hops,
+            nearest,
         }
     }
 
@@ -136,7 +170,7 @@ impl<'s, 'r> Relaxation<'s, 'r> {
             0 => split + self.costs.embedding_nanos(device),
             _ => split,
         };
-        (time + self.costs.pass_nanos(device) + self.penalties[place]).min(NEVER)
+        (time + self.costs.pass_nanos(device) + self.prices.0[place]).min(NEVER)
     }
 
     /// Where that cheapest stage ends.
@@ -162,10 +196,16 @@ impl<'s, 'r> Relaxation<'s, 'r> {
             }
             return;
         }
+        let least = from.iter().copied().min().unwrap_or(NEVER);
         for place in 0..count {
-            let hops = &self.hops[place * count..(place + 1) * count];
-            let costs = from.iter().zip(hops).map(|(from, hop)| from + hop);
-            self.to_go[place][start] = costs.min().unwrap_or(NEVER).min(NEVER);
+            let mut best = NEVER;
+            for (hop, next) in &self.nearest[place * count..(place + 1) * count] {
+                if hop + least >= best {
+                    break;
+                }
+                best = best.min(hop + from[usize::from(*next)]);
+            }
+            self.to_go[place][start] = best;
         }
     }
 
@@ -178,19 +218,18 @@ impl<'s, 'r> Relaxation<'s, 'r> {
     }
 
     fn bound(&self) -> u64 {
-        let penalties: u64 = self.penalties.iter().sum();
-        self.first().0.saturating_sub(penalties)
+        self.first().0.saturating_sub(self.prices.sum())
     }
 
     /// The cheapest route under the present penalties; may use devices twice.
-    fn route(&self) -> Vec<(usize, std::ops::Range<usize>)> {
+    fn route(&self) -> Route {
         let (count, layers) = (self.devices.len(), self.costs.layer_count);
         let mut route = Vec::new();
         let (mut cost, mut place) = self.first();
         let mut start = 0;
         while cost < NEVER {
             let end = self.stage_end(start, place);
-            route.push((place, start..end));
+            route.push((place, end));
             if end == layers {
                 break;
             }
@@ -204,7 +243,7 @@ impl<'s, 'r> Relaxation<'s, 'r> {
 
     /// A plan near a route: its devices in order of first use, then all others by what
     /// their penalty says they are worth, cut as well as that order permits.
-    fn repair(&self, route: &[(usize, std::ops::Range<usize>)]) -> Option<Vec<Cut>> {
+    fn repair(&self, route: &Route) -> Option<Vec<Cut>> {
         let mut order: Vec<usize> = Vec::new();
         for (place, _) in route {
             if !order.contains(place) {
@@ -215,29 +254,22 @@ impl<'s, 'r> Relaxation<'s, 'r> {
             let mut others: Vec<usize> = (0..self.devices.len())
                 .filter(|place| !order.contains(place))
                 .collect();
-            others.sort_by_key(|place| (std::cmp::Reverse(self.penalties[*place]), *place));
+            others.sort_by_key(|place| (std::cmp::Reverse(self.prices.0[*place]), *place));
             others.truncate(2 * order.len() + 4);
             order.extend(others);
         }
         let order: Vec<Index> = order.into_iter().map(|place| self.devices[place]).collect();
         super::order::best_cuts(self.costs, &order)
     }
+
+    /// The least way home from a last stage.
+    pub(super) fn way_home(&self, place: usize) -> u64 {
+        way_home(self.costs, self.devices, self.devices[place])
+    }
 }
 
-impl Relaxed {
-    /// At least what is left to pay after `place` ended at `layer`, when the devices not
-    /// in `used` may each be used once; `spare` is the sum of their penalties.
-    pub(super) fn rest_nanos(&self, layer: usize, place: usize, spare: u64) -> u64 {
-        self.to_go[place][layer].saturating_sub(spare)
-    }
-
-    /// The sum of penalties of all devices.
-    pub(super) fn all_penalties(&self) -> u64 {
-        self.penalties.iter().sum()
-    }
-
-    /// The penalty of one device.
-    pub(super) fn penalty(&self, place: usize) -> u64 {
-        self.penalties[place]
-    }
+fn way_home(costs: &Costs<'_>, devices: &[Index], last: Index) -> u64 {
+    let firsts = devices.iter().filter(|first| **first != last);
+    let times = firsts.map(|first| costs.leave_nanos(last, *first));
+    times.min().unwrap_or(0)
 }

@@ -2,18 +2,17 @@
 //!
 //! Integer subgradient steps of Polyak's length, from prices that a knapsack sets.
 
-use std::ops::Range;
-
-use super::{Relaxation, Relaxed};
-use crate::cost::NEVER;
+use super::super::prices::{LENGTH_MAX, PENALTY_MAX, Prices};
+use super::Relaxation;
+use crate::cost::{Cut, NEVER};
 
 /// Elementary operations for all rounds of an ascent: a tenth of a second or so.
 const WORK_MAX: usize = 200_000_000;
-const ROUNDS_MAX: usize = 160;
+/// Rounds before each trimming.
+const ROUNDS_MAX: usize = 40;
 /// Rounds without a better bound before steps are shortened by a fifth.
 const PATIENCE: usize = 4;
 /// Steps start at Polyak's length and end at a hundredth of it.
-const LENGTH_MAX: u64 = 1000;
 const LENGTH_MIN: u64 = 10;
 /// Routes are mended into plans in one round of so many.
 const REPAIR_EVERY: usize = 4;
@@ -53,18 +52,17 @@ impl Relaxation<'_, '_> {
         for (_, room, time, place) in offers {
             let worth = price.saturating_mul(room.into()) >> FRACTION_BITS;
             let worth = u64::try_from(worth).unwrap_or(NEVER);
-            self.penalties[place] = worth.saturating_sub(time).min(PENALTY_MAX);
+            self.prices.0[place] = worth.saturating_sub(time).min(PENALTY_MAX);
         }
     }
 
-    /// Ascends towards the best bound below `best`, the cost of a known plan. Starts
-    /// from the present penalties and ends with the best ones in place.
-    pub(super) fn ascend(&mut self, best: &mut u64) -> Relaxed {
+    /// Ascends towards the best bound below `best`, the cost of a known plan, and leaves
+    /// the best penalties in place.
+    pub(super) fn ascend(&mut self, ascent: &mut Ascent, best: &mut u64) {
         let work = self.arcs.count() + self.devices.len() * self.costs.layer_count * self.breadth();
         let rounds = (WORK_MAX / work.max(1)).clamp(1, ROUNDS_MAX);
-        let mut found: Option<Relaxed> = None;
-        let mut plan = None;
-        let (mut length, mut idle) = (LENGTH_MAX, 0);
+        ascent.length = LENGTH_MAX;
+        let mut idle = 0;
         for round in 0..rounds {
             self.sweep();
             let bound = self.bound();
@@ -75,65 +73,50 @@ impl Relaxation<'_, '_> {
                 let nanos = self.costs.latency_nanos(&cuts);
                 if nanos < *best {
                     *best = nanos;
-                    plan = Some(cuts);
+                    ascent.plan = Some(cuts);
                 }
             }
-            if found.as_ref().is_none_or(|found| bound > found.bound_nanos) {
-                found = Some(self.snapshot(bound));
+            if bound > ascent.bound_nanos {
+                ascent.bound_nanos = bound;
+                ascent.prices.clone_from(&self.prices);
                 idle = 0;
             } else {
                 idle += 1;
             }
             if idle == PATIENCE {
                 idle = 0;
-                length = length * 4 / 5;
+                ascent.length = ascent.length * 4 / 5;
             }
-            if bound >= *best || length < LENGTH_MIN || !self.step(&route, *best - bound, length) {
+            if bound >= *best || ascent.length < LENGTH_MIN {
+                break;
+            }
+            let uses = route.iter().map(|(place, _)| *place);
+            if !self.prices.step(uses, *best - bound, ascent.length) {
                 break;
             }
         }
-        let found = found.expect("there is at least one round");
-        self.penalties.clone_from(&found.penalties);
-        Relaxed { plan, ..found }
-    }
-
-    fn snapshot(&self, bound_nanos: u64) -> Relaxed {
-        Relaxed {
-            penalties: self.penalties.clone(),
-            to_go: self.to_go.clone(),
-            bound_nanos,
-            plan: None,
-        }
-    }
-
-    /// Moves penalties towards one use per device; false when nothing would change.
-    /// `length` is in thousandths of Polyak's.
-    fn step(&mut self, route: &[(usize, Range<usize>)], gap: u64, length: u64) -> bool {
-        let mut excess: Vec<i64> = vec![-1; self.devices.len()];
-        for (place, _) in route {
-            excess[*place] += 1;
-        }
-        for (excess, penalty) in excess.iter_mut().zip(&self.penalties) {
-            if *penalty == 0 && *excess < 0 {
-                *excess = 0;
-            }
-        }
-        let square: i64 = excess.iter().map(|excess| excess * excess).sum();
-        if square == 0 {
-            return false;
-        }
-        let gap = i64::try_from(gap.min(PENALTY_MAX) * length / LENGTH_MAX).unwrap_or(i64::MAX);
-        let step = gap / square;
-        if step == 0 {
-            return false;
-        }
-        for (penalty, excess) in self.penalties.iter_mut().zip(excess) {
-            let moved = penalty.saturating_add_signed(step.saturating_mul(excess));
-            *penalty = moved.min(PENALTY_MAX);
-        }
-        true
+        self.prices.clone_from(&ascent.prices);
     }
 }
 
-/// Low enough that a penalty for every device still sums up below [`NEVER`].
-const PENALTY_MAX: u64 = NEVER >> 8;
+/// How far an ascent got.
+pub(super) struct Ascent {
+    /// No plan costs less.
+    pub(super) bound_nanos: u64,
+    /// The penalties that gave that bound.
+    prices: Prices,
+    /// The best plan met on the way.
+    pub(super) plan: Option<Vec<Cut>>,
+    length: u64,
+}
+
+impl Ascent {
+    pub(super) fn new(prices: &Prices) -> Self {
+        Self {
+            bound_nanos: 0,
+            prices: prices.clone(),
+            plan: None,
+            length: LENGTH_MAX,
+        }
+    }
+}

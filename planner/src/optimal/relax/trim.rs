@@ -8,12 +8,11 @@ use crate::cost::NEVER;
 
 impl Relaxation<'_, '_> {
     /// Trims against `best`, the cost of a known plan. Call when `to_go` belongs to the
-    /// present penalties. Returns how many stages are left.
-    pub(super) fn trim(&mut self, best: u64) -> usize {
+    /// present penalties. Returns, by place and layer, the least cost of all stages up to
+    /// one of the place that ends there.
+    pub(super) fn trim(&mut self, best: u64) -> Vec<Vec<u64>> {
         let (count, layers) = (self.devices.len(), self.costs.layer_count);
-        let penalties: u64 = self.penalties.iter().sum();
-        let ceiling = best.saturating_add(penalties);
-        // `[place][end]`: least cost of all stages up to one of `place` that ends there.
+        let ceiling = best.saturating_add(self.prices.sum());
         let mut paid = vec![vec![NEVER; layers + 1]; count];
         for start in 0..layers {
             for place in 0..count {
@@ -21,7 +20,7 @@ impl Relaxation<'_, '_> {
                 let ends = self.arcs.ends(place, start);
                 let sums = self.costs.decode_sums(self.devices[place]);
                 let pass = self.costs.pass_nanos(self.devices[place]);
-                let before = entered + pass + self.penalties[place];
+                let before = entered + pass + self.prices.0[place];
                 let fixed = match start {
                     0 => before + self.costs.embedding_nanos(self.devices[place]),
                     _ => before,
@@ -42,7 +41,7 @@ impl Relaxation<'_, '_> {
                 self.arcs.keep(place, start, &kept);
             }
         }
-        self.arcs.count()
+        paid
     }
 
     /// The least cost up to a stage of `place` from `start` on, the hop to it included.
