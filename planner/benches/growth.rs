@@ -174,7 +174,6 @@ fn request(devices: u64, layers: u64, (kind, objective): (Kind, Objective), seed
     Request {
         links,
         objective,
-        driver: Some(devices[0].id),
         sequences: match objective {
             Objective::Latency => 1,
             Objective::Throughput => 8,
