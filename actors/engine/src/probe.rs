@@ -221,8 +221,9 @@ mod tests {
             ] {
                 assert!(speed > 1, "{speeds:?}");
             }
-            // However little other programs left to it.
-            assert!((1..=1000).contains(&speeds.busy_permille), "{speeds:?}");
+            // With the pauses between rows counted it is some 40; beside other programs 170 was
+            // seen.
+            assert!(speeds.busy_permille > 100, "{speeds:?}");
         }
     }
 
