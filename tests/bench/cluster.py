@@ -113,7 +113,8 @@ class Cluster:
 
     def figures(self, seed):
         """One round."""
-        dice = random.Random(seed)
+        # As text: of numbers, Python takes the absolute value.
+        dice = random.Random(str(seed))
         found = self.long_prompt(dice) | self.second_turn(dice)
         return found | self.streams(1, dice) | self.streams(STREAMS, dice)
 
