@@ -10,9 +10,10 @@ use crate::kernel::weights::Weights;
 
 /// How far ahead of their use weights are asked for, into the first-level cache and into the
 /// second. In two steps, because the first has a dozen lines under way at most and the second
-/// several times as many. The CPU's own prefetcher stops at each page. A batch of a few rows
-/// waits for memory like a single one, and for many rows the asking costs little.
-const NEAR_BYTES: usize = 4096;
+/// several times as many. What is near comes from the second-level cache, which is soon, so that
+/// little of the first waits for its use. The CPU's own prefetcher stops at each page. A batch of a
+/// few rows waits for memory like a single one, and for many rows the asking costs little.
+const NEAR_BYTES: usize = 1024;
 const FAR_BYTES: usize = 8192;
 
 /// Asks for a strip's bytes, scales and quants alike, at the pace of their use.
