@@ -110,6 +110,12 @@ impl Links {
         busy.min().unwrap_or(0)
     }
 
+    /// How much longer the slowest hop takes than the quickest.
+    pub(crate) fn differ_by_nanos(&self) -> u64 {
+        let hops = || self.classes.iter().map(|class| class.hop_nanos);
+        hops().max().unwrap_or(0) - hops().min().unwrap_or(0)
+    }
+
     /// Whether every pair of devices has the same link.
     pub(crate) fn are_alike(&self) -> bool {
         self.class_of.is_empty()

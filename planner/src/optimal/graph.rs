@@ -3,6 +3,8 @@
 //! Layers order its nodes, so one pass over them in order of number, or against it, sees
 //! every edge after all that lead to it. Only ever shrinks.
 
+mod merge;
+
 use std::ops::Range;
 
 use super::relax::Relaxation;
