@@ -41,7 +41,9 @@ enum Look {
 /// The part of all steps that a plain look may take where a thorough one follows.
 const PLAIN_SHARE: u64 = 4;
 /// The part of what is left that each look at cheap plans may take among few devices.
-const FEW_SHARE: u64 = 16;
+const FEW_SHARE: u64 = 32;
+/// The same where some of them are equal: counting them makes such a look worth more.
+const TWINS_SHARE: u64 = 16;
 /// The same among many.
 const MANY_SHARE: u64 = 2;
 /// Plans are first looked for that cost this fraction more than the bound.
@@ -64,6 +66,7 @@ pub(super) fn search(costs: &Costs<'_>, devices: &[Index], best: u64, steps: &mu
         better: None,
         proven: relaxed.bound_nanos.min(best),
         merged: Merged::new(&kinds, &charges),
+        twins: kinds.counted != 0,
         relaxed,
     };
     search.adopt(search.relaxed.plan.clone());
@@ -94,6 +97,8 @@ struct Search<'s, 'r> {
     relaxed: Relaxed<'s, 'r>,
     /// Dropped once it takes little away.
     merged: Option<Merged>,
+    /// Whether equal devices are counted.
+    twins: bool,
     /// What the best known plan costs.
     best: u64,
     better: Option<Vec<Cut>>,
@@ -143,6 +148,7 @@ impl Search<'_, '_> {
             look => look,
         };
         let mut share = match look {
+            Look::Cheap { .. } if few && self.twins => *steps / TWINS_SHARE,
             Look::Cheap { .. } if few => *steps / FEW_SHARE,
             Look::Cheap { .. } => *steps / MANY_SHARE,
             Look::Plain if alike => *steps / PLAIN_SHARE,
