@@ -36,6 +36,18 @@ fn throughput_of_a_shelf_equals_brute_force() {
     compare(SHELVES, |seed| shelf(seed, Objective::Throughput));
 }
 
+/// Where links are often what is slowest.
+#[test]
+fn throughput_over_slow_links_equals_brute_force() {
+    compare(SHELVES, |seed| {
+        let mut request = shelf(seed, Objective::Throughput);
+        for link in &mut request.links {
+            link.bytes_per_second /= 16;
+        }
+        request
+    });
+}
+
 fn compare(instances: u64, instance: impl Fn(u64) -> Request) {
     let mut planned = 0;
     for seed in 0..instances {

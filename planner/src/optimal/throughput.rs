@@ -61,7 +61,7 @@ const SHARES: u64 = 8;
 /// A bound that is not attained is sought to this fraction of the objective.
 const GRAIN: u64 = 2000;
 
-impl Search<'_, '_> {
+impl<'s, 'r> Search<'s, 'r> {
     fn improve(&mut self, stages: usize) {
         let mut short = 0;
         let mut first = true;
@@ -78,24 +78,37 @@ impl Search<'_, '_> {
                     self.adopt(cuts);
                 }
                 Answer::Impossible if first => return,
-                Answer::Impossible => short = nanos,
+                Answer::Impossible => short = self.next_nanos(stages, nanos) - 1,
                 Answer::Unknown if first => {
                     self.open.push(stages);
                     return;
                 }
                 Answer::Unknown => {
                     self.open.push(stages);
-                    short = nanos;
+                    short = self.next_nanos(stages, nanos) - 1;
                 }
             }
         }
     }
 
-    fn ask(&mut self, stage_max: usize, nanos: u64, search: bool) -> Answer {
-        let limits = Limits {
+    /// The least time limit above this one at which the answer may be another. Where layers
+    /// are alike, to ask again is cheaper than to know.
+    fn next_nanos(&self, stage_max: usize, nanos: u64) -> u64 {
+        match self.costs.layers_are_alike {
+            true => nanos + 1,
+            false => self.limits(stage_max, nanos).next_nanos(&self.all),
+        }
+    }
+
+    fn limits(&self, stage_max: usize, nanos: u64) -> Limits<'s, 'r> {
+        Limits {
             time: Some(TimeLimit { stage_max, nanos }),
             ..Limits::memory(self.costs)
-        };
+        }
+    }
+
+    fn ask(&mut self, stage_max: usize, nanos: u64, search: bool) -> Answer {
+        let limits = self.limits(stage_max, nanos);
         if !search {
             return cover(&limits, &self.all, &mut 0);
         }
@@ -120,7 +133,7 @@ impl Search<'_, '_> {
         let mut nanos = known.saturating_sub(1);
         while ruled_out + 1 + known / GRAIN < open {
             match self.ask(stages, nanos, false) {
-                Answer::Impossible => ruled_out = nanos,
+                Answer::Impossible => ruled_out = self.next_nanos(stages, nanos) - 1,
                 Answer::Found(_) | Answer::Unknown => open = nanos,
             }
             nanos = ruled_out.midpoint(open);
