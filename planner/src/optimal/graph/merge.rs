@@ -37,7 +37,11 @@ impl Graph {
             let (tail, head) = ends(edge);
             let last = merged.edges.last();
             if last.is_none_or(|last| (last.tail, last.head) != (tail, head)) {
-                merged.link(tail, head, edge.nanos, edge.is_stage);
+                merged.link(Edge {
+                    tail,
+                    head,
+                    ..*edge
+                });
             }
             stands_for[number as usize] = merged.edges.len() as u32 - 1;
         }
