@@ -221,7 +221,6 @@ fn random_detail(dice: &mut Dice) -> Detail {
         known.then(|| dice.between(5, 100) * 1_000_000_000)
     };
     Detail {
-        pass_nanos: dice.between(0, 5) * 400_000,
         layer_nanos: dice.between(0, 5) * 300_000,
         head_bytes_per_second: speed(dice),
         cache_bytes_per_second: speed(dice),
@@ -370,7 +369,6 @@ impl<'r> Oracle<'r> {
             let speed = device.decode_bytes_per_second;
             let cache_speed = device.detail.cache_bytes_per_second.unwrap_or(speed);
             let head_speed = device.detail.head_bytes_per_second.unwrap_or(speed);
-            sum += u128::from(device.detail.pass_nanos);
             for layer in &model.layers[range.clone()] {
                 let weights = layer.active_bytes.unwrap_or(layer.weight_bytes);
                 sum += u128::from(device.detail.layer_nanos);
@@ -434,7 +432,7 @@ impl<'r> Oracle<'r> {
             let cache_speed = detail.cache_bytes_per_second.unwrap_or(speed);
             let cache = ceil(cache * rows, cache_speed);
             let layers = u128::from(detail.layer_nanos) * range.len() as u128;
-            let overhead = (u128::from(detail.pass_nanos) + layers) * groups;
+            let overhead = layers * groups;
             slowest = slowest.max(weights.max(arithmetic) + cache + overhead);
         }
         for pair in path.windows(2) {
