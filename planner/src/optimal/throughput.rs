@@ -72,7 +72,7 @@ impl<'s, 'r> Search<'s, 'r> {
             } else {
                 short.midpoint(self.best_nanos)
             };
-            match self.ask(stages, nanos, true) {
+            match self.ask(stages, nanos) {
                 Answer::Found(cuts) => {
                     first = false;
                     self.adopt(cuts);
@@ -107,11 +107,8 @@ impl<'s, 'r> Search<'s, 'r> {
         }
     }
 
-    fn ask(&mut self, stage_max: usize, nanos: u64, search: bool) -> Answer {
+    fn ask(&mut self, stage_max: usize, nanos: u64) -> Answer {
         let limits = self.limits(stage_max, nanos);
-        if !search {
-            return cover(&limits, &self.all, &mut 0);
-        }
         let given = self.share.min(*self.steps);
         let mut left = given;
         let answer = cover(&limits, &self.all, &mut left);
@@ -128,11 +125,11 @@ impl<'s, 'r> Search<'s, 'r> {
 
     /// The lesser of `known` and a time below which this number of stages is ruled out
     /// without search.
-    fn proven(&mut self, stages: usize, known: u64) -> u64 {
+    fn proven(&self, stages: usize, known: u64) -> u64 {
         let (mut ruled_out, mut open) = (0, known);
         let mut nanos = known.saturating_sub(1);
         while ruled_out + 1 + known / GRAIN < open {
-            match self.ask(stages, nanos, false) {
+            match cover(&self.limits(stages, nanos), &self.all, &mut 0) {
                 Answer::Impossible => ruled_out = self.next_nanos(stages, nanos) - 1,
                 Answer::Found(_) | Answer::Unknown => open = nanos,
             }
