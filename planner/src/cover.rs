@@ -11,7 +11,7 @@ pub(crate) use any::DEVICE_COUNT_MAX;
 
 use std::ops::Range;
 
-use crate::cost::{Costs, Cut, Index};
+use crate::cost::{Costs, Cut, Index, NEVER};
 
 /// What bounds a stage: memory always, busy time if asked.
 #[derive(Clone, Copy)]
@@ -68,6 +68,37 @@ impl<'a, 'r> Limits<'a, 'r> {
             }
         }
         fits
+    }
+
+    /// The furthest end for every start; ends never move back as starts move on.
+    fn ends(&self, device: Index) -> Vec<usize> {
+        let layers = self.costs.layer_count;
+        let mut end = 0;
+        (0..layers)
+            .map(|start| {
+                end = end.max(start);
+                while end < layers && self.fits(device, &(start..end + 1)) {
+                    end += 1;
+                }
+                end
+            })
+            .collect()
+    }
+
+    /// The least time above the limit at which a device could take more or one more link
+    /// were quick enough: until there every question has the same answer.
+    pub(crate) fn next_nanos(&self, allowed: &[Index]) -> u64 {
+        let Some(TimeLimit { stage_max, nanos }) = self.time else {
+            return NEVER;
+        };
+        let stages = allowed.iter().flat_map(|device| {
+            let longer = self.ends(*device).into_iter().enumerate();
+            longer
+                .filter(|(start, end)| self.costs.reach(*device, *start) > *end)
+                .map(|(start, end)| self.costs.turn_nanos(*device, &(start..end + 1), stage_max))
+        });
+        let links = self.costs.links.next_busy_nanos(nanos);
+        stages.chain(links).min().unwrap_or(NEVER)
     }
 
     fn stage_max(&self) -> usize {

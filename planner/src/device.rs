@@ -73,9 +73,6 @@ impl Device {
 /// of which only those are known: nothing takes time but weights, cache and arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Detail {
-    /// Time of a pass through a stage that no layer accounts for: taking rows in, handing
-    /// results on.
-    pub pass_nanos: u64,
     /// Time of one layer that its bytes do not account for: norms, handing work to
     /// threads and waiting for the last of them.
     pub layer_nanos: u64,

@@ -155,7 +155,6 @@ impl Drift {
             decode_bytes_per_second: scale(device.decode_bytes_per_second),
             prefill_macs_per_second: scale(device.prefill_macs_per_second),
             detail: Detail {
-                pass_nanos: stretch(detail.pass_nanos),
                 layer_nanos: stretch(detail.layer_nanos),
                 head_bytes_per_second: detail.head_bytes_per_second.map(scale),
                 cache_bytes_per_second: detail.cache_bytes_per_second.map(scale),

@@ -53,7 +53,7 @@ impl Twins {
     }
 }
 
-fn are_equal(costs: &Costs<'_>, left: Index, right: Index) -> bool {
+pub(crate) fn are_equal(costs: &Costs<'_>, left: Index, right: Index) -> bool {
     let (left, right) = (costs.devices[left], costs.devices[right]);
     left.memory_bytes == right.memory_bytes
         && left.decode_bytes_per_second == right.decode_bytes_per_second

@@ -110,6 +110,18 @@ impl Links {
         busy.min().unwrap_or(0)
     }
 
+    /// The shortest that any link would be occupied that is longer than this.
+    pub(crate) fn next_busy_nanos(&self, nanos: u64) -> Option<u64> {
+        let busy = self.classes.iter().map(|class| class.busy_nanos);
+        busy.filter(|busy| *busy > nanos).min()
+    }
+
+    /// How much longer the slowest hop takes than the quickest.
+    pub(crate) fn differ_by_nanos(&self) -> u64 {
+        let hops = || self.classes.iter().map(|class| class.hop_nanos);
+        hops().max().unwrap_or(0) - hops().min().unwrap_or(0)
+    }
+
     /// Whether every pair of devices has the same link.
     pub(crate) fn are_alike(&self) -> bool {
         self.class_of.is_empty()

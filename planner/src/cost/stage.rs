@@ -51,7 +51,7 @@ impl Costs<'_> {
 
     /// One decode row of one stream through a stage.
     pub(crate) fn decode_nanos(&self, device: Index, layers: &Range<usize>) -> u64 {
-        let mut time = self.pass_nanos(device) + self.layers_nanos(device, layers);
+        let mut time = self.layers_nanos(device, layers);
         if layers.start == 0 {
             time += self.embedding_nanos(device);
         }
@@ -61,7 +61,7 @@ impl Costs<'_> {
         time.min(NEVER)
     }
 
-    /// One decode row through layers, without ends and what a pass costs.
+    /// One decode row through layers, without ends.
     fn layers_nanos(&self, device: Index, layers: &Range<usize>) -> u64 {
         self.decode[device][layers.end] - self.decode[device][layers.start]
     }
@@ -105,9 +105,7 @@ impl Costs<'_> {
     /// Time of one pass that neither weights nor rows account for.
     fn overhead_nanos(&self, device: Index, layers: &Range<usize>) -> u64 {
         let layer = self.devices[device].detail.layer_nanos;
-        self.pass_nanos(device)
-            .saturating_add(layer.saturating_mul(layers.len() as u64))
-            .min(NEVER)
+        layer.saturating_mul(layers.len() as u64).min(NEVER)
     }
 
     /// One chunk of prefill rows through a stage, with `cached` tokens before it. The
@@ -168,11 +166,6 @@ impl Costs<'_> {
         let (ours, theirs) = (&self.decode[device], &self.decode[other]);
         let mut pairs = ours.windows(2).zip(theirs.windows(2));
         pairs.all(|(ours, theirs)| ours[1] - ours[0] <= theirs[1] - theirs[0])
-    }
-
-    /// What a pass through any stage of a device costs besides its layers and ends.
-    pub(crate) fn pass_nanos(&self, device: Index) -> u64 {
-        self.devices[device].detail.pass_nanos.min(NEVER)
     }
 
     /// The embedding of one row.

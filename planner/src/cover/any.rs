@@ -48,7 +48,7 @@ pub(super) fn cover(
     links: Links,
     steps: &mut u64,
 ) -> Answer {
-    let ends: Vec<Vec<usize>> = allowed.iter().map(|device| ends(limits, *device)).collect();
+    let ends: Vec<Vec<usize>> = allowed.iter().map(|device| limits.ends(*device)).collect();
     let costs = limits.costs;
     let layers = costs.layer_count;
     let bytes = (0..layers).map(|layer| costs.layer_bytes(&(layer..layer + 1)));
@@ -99,21 +99,6 @@ pub(super) fn cover(
     } else {
         Answer::Impossible
     }
-}
-
-/// The furthest end for every start; ends never move back as starts move on.
-fn ends(limits: &Limits<'_, '_>, device: Index) -> Vec<usize> {
-    let layers = limits.costs.layer_count;
-    let mut end = 0;
-    (0..layers)
-        .map(|start| {
-            end = end.max(start);
-            while end < layers && limits.fits(device, &(start..end + 1)) {
-                end += 1;
-            }
-            end
-        })
-        .collect()
 }
 
 impl Search<'_, '_, '_> {

@@ -37,7 +37,6 @@ fn placed(places: [Option<Sharing>; 2]) -> Vec<Device> {
 fn a_stage_takes_what_its_parts_take() {
     let mut devices = cluster(&[(16, 1)]);
     devices[0].detail = Detail {
-        pass_nanos: 5_000_000,
         layer_nanos: 30_000_000,
         head_bytes_per_second: Some(2 * GB),
         ..Detail::default()
@@ -45,8 +44,8 @@ fn a_stage_takes_what_its_parts_take() {
     let found = forecast(devices, |request| {
         request.driver = Some(DeviceId::from_index(0))
     });
-    // A pass, four layers of 1 GB, and a head of 0.1 GB at twice the speed.
-    assert_eq!(found.tpot_micros, 5_000 + 4 * 1_030_000 + 50_000);
+    // Four layers of 1 GB, and a head of 0.1 GB at twice the speed.
+    assert_eq!(found.tpot_micros, 4 * 1_030_000 + 50_000);
     assert_eq!(found.stages[0].decode_micros, found.tpot_micros);
 }
 

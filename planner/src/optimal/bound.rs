@@ -53,7 +53,6 @@ impl Bound {
                 .map(|other| costs.links.hop_nanos(*other, *device))
                 .min()
                 .unwrap_or(NEVER);
-            let hop = (hop + costs.pass_nanos(*device)).min(NEVER);
             let bare_rate = u128::from(costs.slowness(*device, FRACTION_BITS));
             let hop_rate = (u128::from(hop) << FRACTION_BITS) / u128::from(capacity.max(1));
             let slot = |rate: u128| Slot {

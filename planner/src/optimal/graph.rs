@@ -3,6 +3,8 @@
 //! Layers order its nodes, so one pass over them in order of number, or against it, sees
 //! every edge after all that lead to it. Only ever shrinks.
 
+mod merge;
+
 use std::ops::Range;
 
 use super::relax::Relaxation;
@@ -130,12 +132,8 @@ impl Graph {
         let sink = self.sink();
         for place in 0..count {
             let device = relaxation.devices[place];
-            self.link(
-                ROOT,
-                spots.begun[place],
-                relaxation.costs.enter_nanos(device),
-                false,
-            );
+            let enter = relaxation.costs.enter_nanos(device);
+            self.link_hop(ROOT, spots.begun[place], enter);
             for start in 0..layers {
                 let tail = spots.begun[start * count + place];
                 if tail == 0 {
@@ -144,12 +142,12 @@ impl Graph {
                 for end in relaxation.arcs.ends(place, start) {
                     let head = spots.ended[end * count + place];
                     let nanos = relaxation.costs.decode_nanos(device, &(start..end));
-                    self.link(tail, head, nanos, true);
+                    self.link_stage(tail, head, nanos);
                 }
             }
             let tail = spots.ended[layers * count + place];
             if tail != 0 {
-                self.link(tail, sink, relaxation.way_home(place), false);
+                self.link_hop(tail, sink, relaxation.way_home(place));
             }
         }
     }
@@ -166,14 +164,10 @@ impl Graph {
                 let tail = spots.ended[layer * count + place];
                 if spots.hubs[layer] != 0 {
                     if tail != 0 {
-                        self.link(tail, spots.hubs[layer], relaxation.hops[1], false);
+                        self.link_hop(tail, spots.hubs[layer], relaxation.hops[1]);
                     }
-                    self.link(
-                        spots.hubs[layer],
-                        spots.begun[layer * count + place],
-                        0,
-                        false,
-                    );
+                    let begun = spots.begun[layer * count + place];
+                    self.link_hop(spots.hubs[layer], begun, 0);
                     continue;
                 }
                 if tail == 0 {
@@ -183,22 +177,35 @@ impl Graph {
                     let hop = relaxation.hops[place * count + next];
                     let route = paid + hop + relaxation.from[layer * count + next];
                     if route < ceiling {
-                        self.link(tail, spots.begun[layer * count + next], hop, false);
+                        self.link_hop(tail, spots.begun[layer * count + next], hop);
                     }
                 }
             }
         }
     }
 
+    fn link_stage(&mut self, tail: Spot, head: Spot, nanos: u64) {
+        self.link(Edge {
+            tail,
+            head,
+            nanos,
+            is_stage: true,
+        });
+    }
+
+    fn link_hop(&mut self, tail: Spot, head: Spot, nanos: u64) {
+        self.link(Edge {
+            tail,
+            head,
+            nanos,
+            is_stage: false,
+        });
+    }
+
     /// Adds an edge, unless nobody begins at its head.
-    fn link(&mut self, tail: Spot, head: Spot, nanos: u64, is_stage: bool) {
-        if head != ROOT {
-            self.edges.push(Edge {
-                tail,
-                head,
-                nanos,
-                is_stage,
-            });
+    fn link(&mut self, edge: Edge) {
+        if edge.head != ROOT {
+            self.edges.push(edge);
         }
     }
 

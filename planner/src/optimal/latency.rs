@@ -1,25 +1,21 @@
-//! Least latency when layers or links differ: best-first search over pipelines.
+//! Least latency when layers or links differ: what is looked for, one look after another.
 //!
-//! Grows pipelines stage by stage, always the one whose bound is least, and merges
-//! those that used the same devices, end on the same one and reached the same layer.
-//! Ends with a proof, or out of steps with the bound of what it left open. Skips plans
-//! that could be made no worse by moving layers between two of their own stages.
+//! A look is at all plans below some aim: it takes out what such plans cannot have and
+//! searches the rest. Ends with a proof, or out of steps with the bound of what was left.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
-use std::hash::BuildHasherDefault;
+mod tree;
 
-use super::FEW;
-use super::bound::Bound;
-use super::form::{Form, Forms};
-use super::front::Fronts;
-use super::graph::{ROOT as START, Spot};
-use super::relax;
-use super::routes::{Labels, Routes};
-use crate::cost::{Costs, Cut, Index, NEVER};
+use super::graph::Graph;
+use super::improve::improve;
+use super::kinds::Kinds;
+use super::merged::Merged;
+use super::prices::Charges;
+use super::relax::{self, Relaxed};
+use super::routes::{Route, Routes};
+use super::{FEW, WORK_BEFORE, order};
+use crate::cost::{Costs, Cut, Index};
 use crate::cover::DEVICE_COUNT_MAX;
-use crate::hash::Mixer;
-use crate::twins::Twins;
+use tree::Tree;
 
 /// What is left to say after a search.
 pub(super) struct Outcome {
@@ -29,361 +25,187 @@ pub(super) struct Outcome {
     pub(super) lower_bound_nanos: u64,
 }
 
-/// The first layers of the model on some devices.
+/// What is looked at, and how.
 #[derive(Clone, Copy)]
-struct Node {
-    used: u128,
-    cost: u64,
-    parent: u32,
-    end: u16,
-    last: u8,
-    first: u8,
-    form: Form,
-    /// Penalties of the devices not used yet.
-    spare: u64,
-    /// Where in the graph it is.
-    spot: Spot,
+enum Look {
+    /// Plans that cost little more than the bound: the less a plan may cost, the fewer
+    /// stages and hops it may have.
+    Cheap { slack: u64 },
+    /// All plans, by routes without a memory: where links are alike that mostly does, and
+    /// sets of few devices are few, so nothing is quicker than to merge pipelines by them.
+    Plain,
+    /// All plans, by routes with a memory.
+    Thorough,
 }
 
-/// What makes two nodes interchangeable.
-type Key = (u128, u16, u8, u8, Form);
-
-const ROOT: u32 = u32::MAX;
-
-/// Looks among at most [`DEVICE_COUNT_MAX`] devices for less than `best` nanos.
-///
-/// First for plans that cost little more than the bound, then for dearer ones: the less a
-/// plan may cost, the fewer stages and hops it may have.
-pub(super) fn search(
-    costs: &Costs<'_>,
-    devices: &[Index],
-    mut best: u64,
-    steps: &mut u64,
-) -> Outcome {
-    assert!(devices.len() <= DEVICE_COUNT_MAX);
-    let mut relaxed = relax::relax(costs, devices, best);
-    let mut better = relaxed.plan.take();
-    best = better
-        .as_ref()
-        .map_or(best, |cuts| costs.latency_nanos(cuts))
-        .min(best);
-    let mut proven = relaxed.bound_nanos.min(best);
-    let mut routes = Routes::new(relaxed.prices().clone(), proven);
-    // Where links are alike a plain bound mostly does, and all plans are looked at at once.
-    let mut plainly = costs.links.are_alike();
-    // Otherwise sets of few devices are few, and nothing is quicker than to merge them.
-    let plainly_last = !plainly && devices.len() <= FEW;
-    let mut slack = match plainly {
-        true => NEVER,
-        false => proven / SLACK,
-    };
-    while proven < best {
-        let aim = best.min(relaxed.bound_nanos.saturating_add(slack));
-        let graph = relaxed.graph(aim);
-        let last = match plainly_last {
-            true => plainly,
-            false => aim == best && !plainly,
-        };
-        let mut share = match (last, plainly_last, plainly) {
-            (true, _, _) => *steps,
-            (false, true, _) => *steps / NARROW_SHARE,
-            (false, false, true) => *steps / PLAIN_SHARE,
-            (false, false, false) => *steps / 2,
-        };
-        *steps -= share;
-        if plainly {
-            routes = Routes::new(relaxed.prices().clone(), proven);
-            routes.graph = graph;
-        } else {
-            routes.tighten(graph, aim, &mut share, |route| {
-                if let Some(cuts) = relaxed.mend(route) {
-                    let nanos = costs.latency_nanos(&cuts);
-                    if nanos < best {
-                        best = nanos;
-                        better = Some(cuts);
-                    }
-                }
-                best
-            });
-        }
-        let aim = aim.min(best);
-        let (found, bound) = Search::new(costs, devices, (&routes, aim), &mut share).run();
-        *steps += share;
-        if let Some(cuts) = found {
-            best = costs.latency_nanos(&cuts);
-            better = Some(cuts);
-        }
-        proven = proven.max(routes.bound_nanos).max(bound);
-        let failed = bound < aim.min(best);
-        if failed && last {
-            break;
-        }
-        // What is dear to rule out piece by piece is looked for as a whole.
-        slack = match failed {
-            true => NEVER,
-            false => slack.saturating_add(slack / 2 + 1),
-        };
-        plainly = failed && plainly_last;
-    }
-    Outcome {
-        better,
-        lower_bound_nanos: proven.min(best),
-    }
-}
-
-/// The part of all steps that a search by the plain bound may take.
+/// The part of all steps that a plain look may take where a thorough one follows.
 const PLAIN_SHARE: u64 = 4;
 /// The part of what is left that each look at cheap plans may take among few devices.
-const NARROW_SHARE: u64 = 32;
+const FEW_SHARE: u64 = 32;
+/// The same where some of them are equal: counting them makes such a look worth more.
+const TWINS_SHARE: u64 = 16;
+/// The same among many.
+const MANY_SHARE: u64 = 2;
 /// Plans are first looked for that cost this fraction more than the bound.
 const SLACK: u64 = 256;
+
+/// Looks among at most [`DEVICE_COUNT_MAX`] devices for less than `best` nanos.
+pub(super) fn search(costs: &Costs<'_>, devices: &[Index], best: u64, steps: &mut u64) -> Outcome {
+    assert!(devices.len() <= DEVICE_COUNT_MAX);
+    let relaxed = relax::relax(costs, devices, best);
+    let kinds = match costs.links.are_alike() {
+        // The tree takes twins for one.
+        true => Kinds::none(devices.len()),
+        false => Kinds::among(costs, devices),
+    };
+    let charges = Charges::new(relaxed.prices(), &kinds, costs.links.differ_by_nanos());
+    let mut search = Search {
+        costs,
+        devices,
+        best,
+        better: None,
+        proven: relaxed.bound_nanos.min(best),
+        merged: Merged::new(&kinds, &charges),
+        twins: kinds.counted != 0,
+        relaxed,
+    };
+    search.adopt(search.relaxed.plan.clone());
+    search.look_at_kinds(steps);
+    let mut routes = Routes::new(&kinds, charges.clone(), search.proven);
+    let mut look = match costs.links.are_alike() {
+        true => Some(Look::Plain),
+        false => Some(Look::Cheap {
+            slack: search.proven / SLACK,
+        }),
+    };
+    while let Some(now) = look.filter(|_| search.proven < search.best) {
+        if let Look::Plain = now {
+            routes = Routes::new(&kinds, charges.clone(), search.proven);
+        }
+        look = search.look(now, &mut routes, steps);
+    }
+    Outcome {
+        better: search.better,
+        lower_bound_nanos: search.proven.min(search.best),
+    }
+}
 
 struct Search<'s, 'r> {
     costs: &'s Costs<'r>,
     /// Few enough for a bit set.
     devices: &'s [Index],
-    bound: Bound,
-    routes: &'s Routes,
-    /// What is left to pay from each node of the graph on.
-    labels: Option<Labels>,
-    forms: Forms,
-    twins: Twins,
-    nodes: Vec<Node>,
-    open: BinaryHeap<Reverse<(u64, Reverse<u16>, u32)>>,
-    // A hash map whose order is never looked at, so it cannot make a plan depend on it.
-    cheapest: HashMap<Key, u64, BuildHasherDefault<Mixer>>,
-    /// Where it does not matter who was last: the nodes worth keeping of each set of
-    /// used devices.
-    fronts: Option<Fronts>,
+    relaxed: Relaxed<'s, 'r>,
+    /// Dropped once it takes little away.
+    merged: Option<Merged>,
+    /// Whether equal devices are counted.
+    twins: bool,
+    /// What the best known plan costs.
     best: u64,
-    best_node: Option<u32>,
-    /// Counted down; the search ends at zero.
-    steps: &'s mut u64,
+    better: Option<Vec<Cut>>,
+    /// No plan costs less.
+    proven: u64,
 }
 
-impl<'s, 'r> Search<'s, 'r> {
-    /// A search for less than `best` nanos.
-    fn new(
-        costs: &'s Costs<'r>,
-        devices: &'s [Index],
-        (routes, best): (&'s Routes, u64),
-        steps: &'s mut u64,
-    ) -> Self {
-        let labels = routes.backward(best, usize::MAX, steps);
-        Self {
-            costs,
-            devices,
-            bound: Bound::new(costs, devices),
-            labels,
-            routes,
-            forms: Forms::new(costs, devices),
-            twins: Twins::among(costs, devices),
-            nodes: Vec::new(),
-            open: BinaryHeap::new(),
-            cheapest: HashMap::default(),
-            fronts: costs.links.are_alike().then(|| Fronts::new(costs, devices)),
-            best,
-            best_node: None,
-            steps,
-        }
-    }
-
-    /// A plan for less, if there is one to be found, and a bound on all others.
-    fn run(mut self) -> (Option<Vec<Cut>>, u64) {
-        let root = self.routes.bound_nanos;
-        if self.labels.is_none() {
-            return (None, root.min(self.best));
-        }
-        let mut proven = root;
-        if proven < self.best {
-            proven = proven.max(self.grow_root());
-        }
-        while let Some(Reverse((bound, _, index))) = self.open.pop() {
-            proven = bound.max(root);
-            if bound >= self.best || *self.steps == 0 {
-                break;
-            }
-            let node = self.nodes[index as usize];
-            if !self.is_overtaken(&node) {
-                self.grow(node, index);
-            }
-        }
-        if self.open.is_empty() && proven < self.best && *self.steps > 0 {
-            proven = self.best;
-        }
-        (
-            self.best_node.map(|index| self.path(index)),
-            proven.min(self.best),
-        )
-    }
-
-    fn grow_root(&mut self) -> u64 {
-        let root = Node {
-            used: 0,
-            cost: 0,
-            parent: ROOT,
-            end: 0,
-            last: 0,
-            first: 0,
-            form: Form::default(),
-            spare: self.routes.prices.sum(),
-            spot: START,
-        };
-        let bound = self.bound.rest_nanos(0, 0);
-        self.grow(root, ROOT);
-        bound
-    }
-
-    /// Opens every stage that may follow a node.
-    fn grow(&mut self, node: Node, index: u32) {
-        for number in self.routes.graph.out_numbers(node.spot) {
-            let hop = self.routes.graph.edges()[number as usize];
-            match self.routes.graph.node(hop.head).place() {
-                Some(place) => self.enter(&node, index, place, hop.head, hop.nanos),
-                None => {
-                    for number in self.routes.graph.out_numbers(hop.head) {
-                        let rest = self.routes.graph.edges()[number as usize];
-                        if let Some(place) = self.routes.graph.node(rest.head).place() {
-                            self.enter(&node, index, place, rest.head, hop.nanos + rest.nanos);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn enter(&mut self, node: &Node, index: u32, place: usize, spot: Spot, hop: u64) {
-        if node.used & (1 << place) != 0 || !self.twins.is_next(place, node.used) {
-            return;
-        }
-        let stages = self.routes.graph.out_numbers(spot);
-        *self.steps = self.steps.saturating_sub(1 + stages.len() as u64);
-        for number in stages {
-            let stage = self.routes.graph.edges()[number as usize];
-            let end = usize::from(self.routes.graph.node(stage.head).layer);
-            let cost = node.cost + hop + stage.nanos;
-            self.open_stage(node, index, (place, stage.head), end, cost);
-        }
-    }
-
-    fn open_stage(
-        &mut self,
-        node: &Node,
-        index: u32,
-        (place, spot): (usize, Spot),
-        end: usize,
-        cost: u64,
-    ) {
-        let start = usize::from(node.end);
-        let device = self.devices[place];
-        let before = (index != ROOT).then_some((usize::from(node.last), node.form));
-        let Some(form) = self
-            .forms
-            .after(self.costs, before, place, device, &(start..end))
-        else {
-            return;
-        };
-        let child = Node {
-            used: node.used | 1 << place,
-            cost,
-            parent: index,
-            end: end as u16,
-            last: place as u8,
-            first: if index == ROOT {
-                place as u8
-            } else {
-                node.first
-            },
-            form,
-            spare: node.spare - self.routes.prices.0[place],
-            spot,
-        };
-        if end == self.costs.layer_count {
-            let first = self.devices[usize::from(child.first)];
-            let total = cost + self.costs.leave_nanos(device, first);
-            if total < self.best {
-                self.best = total;
-                self.best_node = Some(self.nodes.len() as u32);
-                self.nodes.push(Node {
-                    cost: total,
-                    ..child
-                });
-            }
-            return;
-        }
-        let route = cost + self.rest_nanos(&child);
-        if route >= self.best {
-            return;
-        }
-        *self.steps = self.steps.saturating_sub(1 + self.devices.len() as u64 / 6);
-        let bound = route.max(cost + self.bound.rest_nanos(end, child.used));
-        if bound >= self.best {
-            return;
-        }
-        if !self.is_news(&child) {
-            return;
-        }
-        let number = self.nodes.len() as u32;
-        self.nodes.push(child);
-        self.open.push(Reverse((bound, Reverse(child.end), number)));
-    }
-
-    /// At least what is left to pay, if each unused device may be used once.
-    fn rest_nanos(&self, node: &Node) -> u64 {
-        let used = node.used & !(1 << node.last);
-        let labels = self
-            .labels
-            .as_ref()
-            .map_or(&[][..], |labels| labels.at(node.spot));
-        let fitting = labels.iter().find(|label| label.seen & used == 0);
-        fitting.map_or(NEVER, |label| label.cost.saturating_sub(node.spare))
-    }
-
-    /// Notes a node; false when one as good was there before.
-    fn is_news(&mut self, node: &Node) -> bool {
-        if let Some(fronts) = &mut self.fronts {
-            return fronts.admit(node.used, usize::from(node.end), node.cost);
-        }
-        let key = self.key(node);
-        let known = self.cheapest.entry(key).or_insert(u64::MAX);
-        let news = node.cost < *known;
-        *known = node.cost.min(*known);
-        news
-    }
-
-    /// Whether a better node came after this one.
-    fn is_overtaken(&self, node: &Node) -> bool {
-        match &self.fronts {
-            Some(fronts) => !fronts.holds(node.used, usize::from(node.end), node.cost),
-            None => {
-                let known = self.cheapest.get(&self.key(node));
-                known.is_some_and(|cost| *cost < node.cost)
-            }
-        }
-    }
-
-    /// Who was first matters only for the way home to a driver that is the first stage.
-    fn key(&self, node: &Node) -> Key {
-        let first = match self.costs.request.driver {
-            Some(_) => 0,
-            None => node.first,
-        };
-        (node.used, node.end, node.last, first, node.form)
-    }
-
-    fn path(&self, mut index: u32) -> Vec<Cut> {
-        let mut cuts = Vec::new();
-        while index != ROOT {
-            let node = self.nodes[index as usize];
-            let start = match node.parent {
-                ROOT => 0,
-                parent => usize::from(self.nodes[parent as usize].end),
+impl Search<'_, '_> {
+    /// A bound and a plan from routes that do not tell devices of a kind apart.
+    fn look_at_kinds(&mut self, steps: &mut u64) {
+        let mut slack = self.proven / SLACK;
+        while let Some(merged) = &self.merged
+            && self.proven < self.best
+        {
+            let aim = self.best.min(self.proven.saturating_add(slack));
+            let graph = self.relaxed.graph(aim);
+            let Some((bound, route)) = merged.least(&graph, aim, steps) else {
+                self.merged = None;
+                return;
             };
-            let device = self.devices[usize::from(node.last)];
-            cuts.push((device, start..usize::from(node.end)));
-            index = node.parent;
+            self.proven = self.proven.max(bound);
+            if bound < aim {
+                let order: Vec<Index> = merged
+                    .places(&route)
+                    .into_iter()
+                    .map(|place| self.devices[place])
+                    .collect();
+                let work = WORK_BEFORE * (self.devices.len() as u64).pow(2);
+                let cuts = order::best_cuts(self.costs, &order);
+                self.adopt(cuts.map(|cuts| improve(self.costs, cuts, work)));
+                return;
+            }
+            slack = slack.saturating_mul(2);
         }
-        cuts.reverse();
-        cuts
+    }
+
+    /// Looks once; says how to go on.
+    fn look(&mut self, look: Look, routes: &mut Routes<'_>, steps: &mut u64) -> Option<Look> {
+        let alike = self.costs.links.are_alike();
+        let few = self.devices.len() <= FEW;
+        let aim = match look {
+            Look::Cheap { slack } => self.best.min(self.proven.saturating_add(slack)),
+            Look::Plain | Look::Thorough => self.best,
+        };
+        let look = match look {
+            Look::Cheap { .. } if aim == self.best && !few => Look::Thorough,
+            look => look,
+        };
+        let mut share = match look {
+            Look::Cheap { .. } if few && self.twins => *steps / TWINS_SHARE,
+            Look::Cheap { .. } if few => *steps / FEW_SHARE,
+            Look::Cheap { .. } => *steps / MANY_SHARE,
+            Look::Plain if alike => *steps / PLAIN_SHARE,
+            Look::Plain | Look::Thorough => *steps,
+        };
+        *steps -= share;
+        let graph = self.graph(aim, &mut share);
+        match look {
+            Look::Plain => routes.graph = graph,
+            Look::Cheap { .. } | Look::Thorough => {
+                routes.tighten(graph, aim, &mut share, |route| self.mend(route));
+            }
+        }
+        let aim = aim.min(self.best);
+        let tree = Tree::new(self.costs, self.devices, (routes, aim), &mut share);
+        let (found, bound) = tree.run();
+        *steps += share;
+        self.adopt(found);
+        self.proven = self.proven.max(routes.bound_nanos).max(bound);
+        let failed = bound < aim.min(self.best);
+        match look {
+            Look::Cheap { slack } if !failed => Some(Look::Cheap {
+                slack: slack.saturating_add(slack / 2 + 1),
+            }),
+            // What is dear to rule out piece by piece is looked for as a whole.
+            Look::Cheap { .. } if few => Some(Look::Plain),
+            Look::Cheap { .. } => Some(Look::Thorough),
+            Look::Plain if alike && failed => Some(Look::Thorough),
+            Look::Plain | Look::Thorough => None,
+        }
+    }
+
+    /// The stages and hops that a plan below `aim` may have.
+    fn graph(&mut self, aim: u64, steps: &mut u64) -> Graph {
+        let mut graph = self.relaxed.graph(aim);
+        if let Some(merged) = &self.merged {
+            let before = graph.edges().len();
+            merged.trim(&mut graph, aim, steps);
+            if graph.edges().len() > before / 10 * 9 {
+                self.merged = None;
+            }
+        }
+        graph
+    }
+
+    /// Adopts a plan near a route; says what the best plan costs.
+    fn mend(&mut self, route: &Route) -> u64 {
+        self.adopt(self.relaxed.mend(route));
+        self.best
+    }
+
+    fn adopt(&mut self, plan: Option<Vec<Cut>>) {
+        let Some(cuts) = plan else { return };
+        let nanos = self.costs.latency_nanos(&cuts);
+        if nanos < self.best {
+            self.best = nanos;
+            self.better = Some(cuts);
+        }
     }
 }

@@ -170,7 +170,7 @@ impl<'s, 'r> Relaxation<'s, 'r> {
             0 => split + self.costs.embedding_nanos(device),
             _ => split,
         };
-        (time + self.costs.pass_nanos(device) + self.prices.0[place]).min(NEVER)
+        (time + self.prices.0[place]).min(NEVER)
     }
 
     /// Where that cheapest stage ends.

@@ -4,12 +4,14 @@
 //! others, and a route forgets a device when it comes to a place that does not remember
 //! it; only what is forgotten may be used again. Memories grow where the cheapest route
 //! used a device twice, and prices follow, until little is gained. Edges on which no
-//! two halves of a better plan can meet are taken out on the way.
+//! two halves of a better plan can meet are taken out on the way. How many of a kind were
+//! used is never forgotten.
 
 mod labels;
 
 use super::graph::{Graph, ROOT, Spot};
-use super::prices::Prices;
+use super::kinds::Kinds;
+use super::prices::{Charges, Prices};
 use crate::cost::NEVER;
 pub(super) use labels::Labels;
 use labels::{Direction, Question};
@@ -18,9 +20,12 @@ use labels::{Direction, Question};
 pub(super) type Route = Vec<(usize, usize)>;
 
 /// How little an edge costs on a route, and who remembers whom.
-pub(super) struct Routes {
+pub(super) struct Routes<'k> {
     pub(super) graph: Graph,
+    pub(super) kinds: &'k Kinds,
     pub(super) prices: Prices,
+    /// Penalties that are not paid, but rule routes out.
+    guiding: Prices,
     memory: Vec<u128>,
     /// No plan costs less.
     pub(super) bound_nanos: u64,
@@ -28,7 +33,7 @@ pub(super) struct Routes {
 
 const ROUNDS_MAX: usize = 80;
 /// Labels of one pass.
-const LABELS_MAX: usize = 200_000;
+pub(super) const LABELS_MAX: usize = 200_000;
 /// With fewer it is as quick to search.
 const LABELS_MIN: usize = 1000;
 /// Labels of a node where plans are looked for.
@@ -39,12 +44,14 @@ const LENGTH_MIN: u64 = 10;
 /// Rounds without a better bound before steps are shortened by a third.
 const PATIENCE: usize = 3;
 
-impl Routes {
-    pub(super) fn new(prices: Prices, bound_nanos: u64) -> Self {
+impl<'k> Routes<'k> {
+    pub(super) fn new(kinds: &'k Kinds, charges: Charges, bound_nanos: u64) -> Self {
         Self {
             graph: Graph::empty(),
-            memory: unaware(prices.0.len()),
-            prices,
+            kinds,
+            memory: unaware(charges.paid.0.len()),
+            prices: charges.paid,
+            guiding: charges.guiding,
             bound_nanos,
         }
     }
@@ -66,6 +73,7 @@ impl Routes {
         let (mut length, mut idle) = (LENGTH, 0);
         let mut top = (0, self.prices.clone(), self.memory.clone());
         let mut trimmed = NEVER;
+        let untried = self.memory == unaware(self.memory.len());
         // Half is for the search.
         let mut left = *steps / 2;
         *steps -= left;
@@ -78,11 +86,14 @@ impl Routes {
                 }
                 break;
             };
-            let bound = labels
-                .least(ROOT)
-                .saturating_sub(self.prices.sum())
-                .min(aim);
+            let bound = self.bound(&labels).min(aim);
             let route = labels.route(&self.graph);
+            if round == 0 && untried && bound < self.bound_nanos {
+                // These prices are worse than none.
+                self.prices.0.fill(0);
+                top.1.0.fill(0);
+                continue;
+            }
             if bound > top.0 {
                 idle = 0;
                 top = (bound, self.prices.clone(), self.memory.clone());
@@ -121,23 +132,31 @@ impl Routes {
     /// What is left to pay from each node on.
     pub(super) fn backward(&self, best: u64, limit: usize, steps: &mut u64) -> Option<Labels> {
         let paid = self.plain();
-        self.labels(Direction::Backward, &paid, (best, limit), steps)
+        let limits = (best, limit);
+        self.labels(Direction::Backward, (&paid, &self.guiding), limits, steps)
+    }
+
+    /// What no plan can cost less than, by labels from [`Routes::backward`].
+    pub(super) fn bound(&self, labels: &Labels) -> u64 {
+        labels.least(ROOT).saturating_sub(self.prices.sum())
     }
 
     fn labels(
         &self,
         direction: Direction,
-        others: &[u64],
+        (others, guiding): (&[u64], &Prices),
         (best, limit): (u64, usize),
         steps: &mut u64,
     ) -> Option<Labels> {
         let question = Question {
             graph: &self.graph,
             prices: &self.prices,
+            kinds: self.kinds,
             memory: &self.memory,
             direction,
             others,
-            ceiling: best.saturating_add(self.prices.sum()),
+            guiding,
+            ceiling: best.saturating_add(self.prices.sum() + guiding.sum()),
             limit,
             width: usize::MAX,
         };
@@ -151,10 +170,12 @@ impl Routes {
         let question = Question {
             graph: &self.graph,
             prices: &self.prices,
+            kinds: self.kinds,
             memory: &all,
             direction: Direction::Backward,
             others: &paid,
-            ceiling: best.saturating_add(self.prices.sum()),
+            guiding: &self.guiding,
+            ceiling: best.saturating_add(self.prices.sum() + self.guiding.sum()),
             limit: usize::MAX,
             width: NARROW,
         };
@@ -172,7 +193,8 @@ impl Routes {
                 continue;
             }
             for edge in self.graph.out(spot) {
-                let cost = before + self.prices.of(&self.graph, edge);
+                let penalty = self.guiding.penalty(&self.graph, edge);
+                let cost = before + self.prices.of(&self.graph, edge) + penalty;
                 let cell = &mut paid[edge.head as usize];
                 *cell = (*cell).min(cost);
             }
@@ -182,32 +204,39 @@ impl Routes {
 
     /// Takes out the edges on which no two halves meet for less than `best`.
     fn trim(&mut self, backward: &Labels, best: u64, steps: &mut u64) {
+        if let Some(kept) = self.met(backward, best, steps) {
+            let mut kept = kept.into_iter();
+            self.graph.retain(|_| kept.next().unwrap_or(true));
+        }
+    }
+
+    /// By edge, whether two halves meet on it for less than `best`.
+    pub(super) fn met(&self, backward: &Labels, best: u64, steps: &mut u64) -> Option<Vec<bool>> {
         let to_go: Vec<u64> = (0..self.graph.len() as Spot)
             .map(|spot| backward.least(spot))
             .collect();
         let limits = (best, LABELS_MAX);
-        let Some(forward) = self.labels(Direction::Forward, &to_go, limits, steps) else {
-            return;
-        };
+        let none = Prices(vec![0; self.prices.0.len()]);
+        let forward = self.labels(Direction::Forward, (&to_go, &none), limits, steps)?;
         let ceiling = best.saturating_add(self.prices.sum());
-        let prices = self.prices.clone();
-        let places: Vec<Option<usize>> = (0..self.graph.len() as Spot)
-            .map(|spot| self.graph.node(spot).place())
-            .collect();
-        self.graph.retain(|edge| {
-            let shared = match edge.is_stage() {
-                true => places[edge.tail as usize],
-                false => None,
-            };
-            let cost = edge.nanos + shared.map_or(0, |place| prices.0[place]);
-            let shared = shared.map_or(0, |place| 1u128 << place);
-            labels::meet(
-                forward.at(edge.tail),
-                backward.at(edge.head),
-                shared,
-                ceiling.saturating_sub(cost),
-            )
+        let kept = self.graph.edges().iter().map(|edge| {
+            let left = ceiling.saturating_sub(self.prices.of(&self.graph, edge));
+            let (forward, backward) = (forward.at(edge.tail), backward.at(edge.head));
+            match self
+                .graph
+                .node(edge.tail)
+                .place()
+                .filter(|_| edge.is_stage())
+            {
+                // Both halves have the stage's own device.
+                Some(place) => {
+                    let without = |seen| self.kinds.without(seen, place);
+                    labels::meet(forward, backward, without, left)
+                }
+                None => labels::meet(forward, backward, |seen| seen, left),
+            }
         });
+        Some(kept.collect())
     }
 
     /// Has everyone between two uses of a device remember it; false when there are none.
@@ -234,10 +263,14 @@ fn unaware(count: usize) -> Vec<u128> {
 impl Prices {
     /// What an edge costs, the penalty of a stage's device included.
     fn of(&self, graph: &Graph, edge: &super::graph::Edge) -> u64 {
-        let penalty = match (edge.is_stage(), graph.node(edge.tail).place()) {
+        edge.nanos + self.penalty(graph, edge)
+    }
+
+    /// The penalty of a stage's device, for using it.
+    fn penalty(&self, graph: &Graph, edge: &super::graph::Edge) -> u64 {
+        match (edge.is_stage(), graph.node(edge.tail).place()) {
             (true, Some(place)) => self.0[place],
             _ => 0,
-        };
-        edge.nanos + penalty
+        }
     }
 }

@@ -61,7 +61,7 @@ const SHARES: u64 = 8;
 /// A bound that is not attained is sought to this fraction of the objective.
 const GRAIN: u64 = 2000;
 
-impl Search<'_, '_> {
+impl<'s, 'r> Search<'s, 'r> {
     fn improve(&mut self, stages: usize) {
         let mut short = 0;
         let mut first = true;
@@ -72,33 +72,43 @@ impl Search<'_, '_> {
             } else {
                 short.midpoint(self.best_nanos)
             };
-            match self.ask(stages, nanos, true) {
+            match self.ask(stages, nanos) {
                 Answer::Found(cuts) => {
                     first = false;
                     self.adopt(cuts);
                 }
                 Answer::Impossible if first => return,
-                Answer::Impossible => short = nanos,
+                Answer::Impossible => short = self.next_nanos(stages, nanos) - 1,
                 Answer::Unknown if first => {
                     self.open.push(stages);
                     return;
                 }
                 Answer::Unknown => {
                     self.open.push(stages);
-                    short = nanos;
+                    short = self.next_nanos(stages, nanos) - 1;
                 }
             }
         }
     }
 
-    fn ask(&mut self, stage_max: usize, nanos: u64, search: bool) -> Answer {
-        let limits = Limits {
+    /// The least time limit above this one at which the answer may be another. Where layers
+    /// are alike, to ask again is cheaper than to know.
+    fn next_nanos(&self, stage_max: usize, nanos: u64) -> u64 {
+        match self.costs.layers_are_alike {
+            true => nanos + 1,
+            false => self.limits(stage_max, nanos).next_nanos(&self.all),
+        }
+    }
+
+    fn limits(&self, stage_max: usize, nanos: u64) -> Limits<'s, 'r> {
+        Limits {
             time: Some(TimeLimit { stage_max, nanos }),
             ..Limits::memory(self.costs)
-        };
-        if !search {
-            return cover(&limits, &self.all, &mut 0);
         }
+    }
+
+    fn ask(&mut self, stage_max: usize, nanos: u64) -> Answer {
+        let limits = self.limits(stage_max, nanos);
         let given = self.share.min(*self.steps);
         let mut left = given;
         let answer = cover(&limits, &self.all, &mut left);
@@ -115,12 +125,12 @@ impl Search<'_, '_> {
 
     /// The lesser of `known` and a time below which this number of stages is ruled out
     /// without search.
-    fn proven(&mut self, stages: usize, known: u64) -> u64 {
+    fn proven(&self, stages: usize, known: u64) -> u64 {
         let (mut ruled_out, mut open) = (0, known);
         let mut nanos = known.saturating_sub(1);
         while ruled_out + 1 + known / GRAIN < open {
-            match self.ask(stages, nanos, false) {
-                Answer::Impossible => ruled_out = nanos,
+            match cover(&self.limits(stages, nanos), &self.all, &mut 0) {
+                Answer::Impossible => ruled_out = self.next_nanos(stages, nanos) - 1,
                 Answer::Found(_) | Answer::Unknown => open = nanos,
             }
             nanos = ruled_out.midpoint(open);

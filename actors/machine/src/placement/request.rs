@@ -116,7 +116,6 @@ fn device(node: NodeId, capability: &Capability) -> Device {
                 // At most a million.
                 burst_permille: (1_000_000 / share) as u32,
             }),
-            ..Detail::default()
         },
     }
 }

@@ -60,10 +60,9 @@ impl<'s, 'r> Estimate<'s, 'r> {
         if left > 0 {
             return NEVER;
         }
-        let passes: u64 = order.iter().map(|one| self.costs.pass_nanos(*one)).sum();
         let ends = self.costs.embedding_nanos(first) + self.costs.head_nanos(last);
         let layers = u64::try_from(scaled >> FRACTION_BITS).unwrap_or(NEVER);
-        (layers + passes + ends + self.costs.way_nanos(order)).min(NEVER)
+        (layers + ends + self.costs.way_nanos(order)).min(NEVER)
     }
 }
 

@@ -19,8 +19,7 @@ impl Relaxation<'_, '_> {
                 let entered = self.entered(&paid, start, place);
                 let ends = self.arcs.ends(place, start);
                 let sums = self.costs.decode_sums(self.devices[place]);
-                let pass = self.costs.pass_nanos(self.devices[place]);
-                let before = entered + pass + self.prices.0[place];
+                let before = entered + self.prices.0[place];
                 let fixed = match start {
                     0 => before + self.costs.embedding_nanos(self.devices[place]),
                     _ => before,

@@ -3,13 +3,16 @@
 //! A label that costs more than another and remembers all that the other does is dropped.
 
 use super::Route;
-use super::{Graph, Prices, ROOT, Spot};
+use super::{Graph, Kinds, Prices, ROOT, Spot};
 use crate::cost::NEVER;
 
 #[derive(Clone, Copy)]
 pub(in crate::optimal) struct Label {
     pub(in crate::optimal) cost: u64,
-    /// Places used and not forgotten.
+    /// The same with the penalties that are not paid.
+    guided: u64,
+    /// Places used and not forgotten, and how many of each kind: from the lowest bit
+    /// forward, from the highest bit backward.
     pub(in crate::optimal) seen: u128,
     /// The node that it came from, and which of its labels.
     via: Spot,
@@ -25,6 +28,9 @@ pub(super) enum Direction {
 pub(super) struct Question<'g> {
     pub(super) graph: &'g Graph,
     pub(super) prices: &'g Prices,
+    /// Penalties that are not paid, but rule labels out.
+    pub(super) guiding: &'g Prices,
+    pub(super) kinds: &'g Kinds,
     /// By place: the places that are not forgotten there.
     pub(super) memory: &'g [u128],
     pub(super) direction: Direction,
@@ -66,6 +72,7 @@ impl Labels {
             if spot == origin {
                 spread.labels.push(Label {
                     cost: 0,
+                    guided: 0,
                     seen: 0,
                     via: spot,
                     index: 0,
@@ -91,17 +98,26 @@ impl Labels {
         let most = question.ceiling - question.others[spot as usize];
         let mut along = |edge: &super::super::graph::Edge, via: Spot| {
             let cost = question.prices.of(graph, edge);
+            let guided = cost + question.guiding.penalty(graph, edge);
             let entered = place.filter(|_| !edge.is_stage());
-            let own = entered.map_or(0, |place| 1u128 << place);
-            let kept = entered.map_or(u128::MAX, |place| question.memory[place]);
+            let kept = entered.map_or(u128::MAX, |place| {
+                question.memory[place] | question.kinds.counted
+            });
             for (index, label) in (0..).zip(self.at(via)) {
-                if label.cost + cost >= most {
-                    break;
+                if label.guided + guided >= most {
+                    continue;
                 }
-                if label.seen & own == 0 {
+                let seen = label.seen & kept;
+                let seen = match (entered, question.direction) {
+                    (None, _) => Some(seen),
+                    (Some(place), Direction::Forward) => question.kinds.add(seen, place),
+                    (Some(place), Direction::Backward) => question.kinds.add_above(seen, place),
+                };
+                if let Some(seen) = seen {
                     arrived.push(Label {
                         cost: label.cost + cost,
-                        seen: label.seen & kept | own,
+                        guided: label.guided + guided,
+                        seen,
                         via,
                         index,
                     });
@@ -154,7 +170,7 @@ impl Labels {
     }
 
     /// The cheapest route; empty when there is none.
-    pub(super) fn route(&self, graph: &Graph) -> Route {
+    pub(in crate::optimal) fn route(&self, graph: &Graph) -> Route {
         let mut route = Vec::new();
         let (mut spot, mut index) = (ROOT, 0);
         while let Some(label) = self.at(spot).get(index)
@@ -172,17 +188,24 @@ impl Labels {
     }
 }
 
-/// Whether two halves that share no device but `shared` cost less than `ceiling`.
-pub(super) fn meet(left: &[Label], right: &[Label], shared: u128, ceiling: u64) -> bool {
+/// Whether two halves that share no device cost less than `ceiling`, after `without` took
+/// out of the left one's set what may be in both.
+pub(super) fn meet(
+    left: &[Label],
+    right: &[Label],
+    without: impl Fn(u128) -> u128,
+    ceiling: u64,
+) -> bool {
     let Some(least) = right.first() else {
         return false;
     };
     left.iter()
         .take_while(|left| left.cost + least.cost < ceiling)
         .any(|left| {
+            let seen = without(left.seen);
             right
                 .iter()
                 .take_while(|right| left.cost + right.cost < ceiling)
-                .any(|right| left.seen & right.seen & !shared == 0)
+                .any(|right| seen & right.seen == 0)
         })
 }
