@@ -252,9 +252,9 @@ mod tests {
             ] {
                 assert!(speed > 1, "{speeds:?}");
             }
-            // With the pauses between rows counted it is some 40; beside other programs 170 was
-            // seen.
-            assert!(speeds.busy_permille > 100, "{speeds:?}");
+            // With the pauses between rows counted it is some 40; beside other programs and tests
+            // 86 was seen.
+            assert!(speeds.busy_permille > 60, "{speeds:?}");
         }
     }
 
