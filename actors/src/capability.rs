@@ -6,6 +6,7 @@ pub(crate) mod measure;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use cairn_engine::probe::Speeds;
 use cairn_machine::capability::{Calm, CapabilityMachine, Doubt, Input, Observed, Output};
@@ -71,7 +72,8 @@ impl CapabilityRole {
         };
         let stages = plan.stages.iter().zip(&plan.explain.stages);
         let mine = stages.filter(|(stage, _)| stage.node == self.wiring.me);
-        let share = u64::from(Limits::read().share_permille(self.offer.measurer.options.threads));
+        let threads = measure::threads(&self.offer.measurer.options);
+        let share = u64::from(Limits::read().share_permille(threads));
         for (_, forecast) in mine {
             let lasting = forecast.decode_micros;
             let burst = lasting.saturating_mul(share) / 1000;
@@ -140,14 +142,18 @@ impl Offer {
         let (offer, wiring) = (Arc::clone(offer), Arc::clone(wiring));
         tokio::task::spawn_blocking(move || {
             let speeds = offer.measurer.speeds(wiring.sample().as_deref(), trust);
-            let (capability, calm) = offer.capability(speeds);
+            let held_bytes =
+                wiring.library.loaded_bytes() + wiring.gauges.kv_bytes.load(Ordering::Relaxed);
+            let (capability, calm) = offer.capability(speeds, held_bytes);
             wiring.to_capability(Input::Measured { capability, calm });
         });
     }
 
-    fn capability(&self, found: Option<Found>) -> (Capability, Calm) {
-        let limits = Limits::read();
-        let threads = self.measurer.options.threads;
+    /// `held_bytes` are this node's own layers and caches.
+    fn capability(&self, found: Option<Found>, held_bytes: u64) -> (Capability, Calm) {
+        let device = self.measurer.options.device;
+        let limits = Limits::of(device, held_bytes);
+        let threads = measure::threads(&self.measurer.options);
         if found.is_none() {
             tracing::warn!("cannot measure this device; it counts as slow");
         }
@@ -157,7 +163,8 @@ impl Offer {
         let capability = Capability {
             name: self.name.clone(),
             version: self.version.clone(),
-            memory_bytes: self.memory_bytes.unwrap_or(limits.memory_bytes),
+            memory_bytes: limits.offered_bytes(self.memory_bytes),
+            accelerator: device.accelerator().ok().flatten().map(|gpu| gpu.name),
             threads: narrow(threads),
             decode_bytes_per_second: speed(|speeds| speeds.decode_bytes_per_second),
             prefill_macs_per_second: speed(|speeds| speeds.prefill_macs_per_second),

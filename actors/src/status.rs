@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cairn_machine::plan::{left_out, uncovered};
 use cairn_machine::view::View;
-use cairn_wire::control::{LinkSeen, Loss, Plan, Stage, Standing};
+use cairn_wire::control::{LinkSeen, Loss, NodeStatus, Plan, Stage, Standing};
 use cairn_wire::id::NodeId;
 use serde::{Deserialize, Serialize};
 
@@ -135,7 +135,8 @@ pub struct StageView {
     pub layers: [u32; 2],
     /// Memory that the planner counted.
     pub planned_memory_bytes: u64,
-    /// Resident memory of the owner's process, once it has told.
+    /// Resident memory of the owner's process, once it has told; on a GPU, what its layers and
+    /// caches take there.
     pub memory_bytes: u64,
     /// Memory that the owner has left by the plan.
     pub free_bytes: u64,
@@ -206,6 +207,9 @@ pub struct NodeView {
     pub layers: Option<[u32; 2]>,
     /// Memory that it offers.
     pub memory_usable_bytes: u64,
+    /// What its GPU is called, if it computes on one: the memory that it offers is that one's.
+    #[serde(default)]
+    pub accelerator: Option<String>,
     /// Threads that it offers.
     pub threads: u32,
     /// Measured weight bytes per second in decode.
@@ -317,13 +321,23 @@ impl Snapshot<'_> {
             id: stage.node.to_string(),
             layers: [stage.first, stage.end],
             planned_memory_bytes: stage.memory_bytes,
-            memory_bytes: status.map_or(0, |status| status.resident_bytes),
+            memory_bytes: status.map_or(0, |status| self.used_bytes(stage.node, status)),
             free_bytes: expected.map_or(0, |stage| stage.free_bytes),
             standbys: self.standbys(stage),
             decode_ms: expected.map_or(0.0, |stage| stage.decode_micros as f64 / 1e3),
             measured_decode_ms: seen.map(|seen| seen.decode_micros as f64 / 1e3),
             queue_wait_ms: seen.map(|seen| seen.queue_wait_micros as f64 / 1e3),
             prefill_chunk_ms: expected.map_or(0.0, |stage| stage.prefill_chunk_micros as f64 / 1e3),
+        }
+    }
+
+    /// Of the memory that the node offers. What else a program has on a GPU is the driver's, and no
+    /// part of what the planner counts.
+    fn used_bytes(&self, node: NodeId, status: &NodeStatus) -> u64 {
+        let capability = self.told.capabilities.get(&node);
+        match capability.and_then(|capability| capability.accelerator.as_ref()) {
+            Some(_) => status.weight_bytes.saturating_add(status.kv_bytes),
+            None => status.resident_bytes,
         }
     }
 
@@ -420,6 +434,7 @@ impl Snapshot<'_> {
             version: capability.map_or_else(String::new, |c| c.version.clone()),
             layers: stage.map(|stage| [stage.first, stage.end]),
             memory_usable_bytes: capability.map_or(0, |c| c.memory_bytes),
+            accelerator: capability.and_then(|c| c.accelerator.clone()),
             threads: capability.map_or(0, |c| c.threads),
             decode_bytes_per_second: capability.map_or(0, |c| c.decode_bytes_per_second),
             resident_bytes: status.resident_bytes,

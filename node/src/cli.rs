@@ -448,6 +448,7 @@ const BENCH_DEVICE_HELP: &str = "\
 Examples:
   cairn bench device
   cairn bench device --model ./my-model.gguf --threads 2
+  cairn bench device --device cuda:0
   cairn bench device --json | tail -1 | jq .decode_bytes_per_second
 
 Runs layers of the model as a node does when it starts. A stage takes for each layer a
@@ -463,6 +464,9 @@ pub(crate) struct BenchDeviceArgs {
     /// Compute threads; the cores that this process may use when not given
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// What computes: cpu, cuda:N, metal:N or auto
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: Device,
     /// Print one JSON object as the last line
     #[arg(long)]
     pub(crate) json: bool,

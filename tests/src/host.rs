@@ -212,6 +212,7 @@ impl Host {
             host: 0,
             host_cores: 1,
             wish: None,
+            accelerator: None,
         };
         let mut host = Host {
             me: birth.me,

@@ -156,7 +156,9 @@ fn capability(capability: &Capability) -> Result<(), Violation> {
         });
     }
     let wish = capability.wish.as_deref().unwrap_or_default();
-    text("a model's name", wish, NAME_BYTES_MAX)
+    text("a model's name", wish, NAME_BYTES_MAX)?;
+    let accelerator = capability.accelerator.as_deref().unwrap_or_default();
+    text("a GPU's name", accelerator, NAME_BYTES_MAX)
 }
 
 fn plan(plan: &Plan) -> Result<(), Violation> {

@@ -131,6 +131,8 @@ pub struct Capability {
     pub host_cores: u32,
     /// The model that its user asked for, if they named one.
     pub wish: Option<String>,
+    /// What its GPU is called, if it computes on one.
+    pub accelerator: Option<String>,
 }
 
 /// Which model: named for people and sources, identified by content.

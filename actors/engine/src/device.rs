@@ -24,6 +24,24 @@ pub enum Device {
     Metal(usize),
 }
 
+/// What a GPU is called and has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accelerator {
+    /// As its maker calls it.
+    pub name: String,
+    /// Its own memory now; `None` where it uses the machine's.
+    pub memory: Option<AcceleratorMemory>,
+}
+
+/// Memory that a GPU does not share with the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceleratorMemory {
+    /// What no program has taken, this one included.
+    pub free_bytes: u64,
+    /// All of it.
+    pub total_bytes: u64,
+}
+
 /// The GPUs that have been opened. candle takes two openings of one GPU for two
 /// devices, whose tensors do not mix, and shards share layers.
 static OPEN: Mutex<BTreeMap<Device, candle_core::Device>> = Mutex::new(BTreeMap::new());
@@ -40,6 +58,35 @@ impl Device {
         let present = |device: &Device| device.open().is_ok();
         let gpus = [Device::Cuda(0), Device::Metal(0)];
         Ok(gpus.into_iter().find(present).unwrap_or_default())
+    }
+
+    /// What the GPU is called and has left now; `None` for the CPU, also where
+    /// [`Device::Auto`] stands for it.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] when the device is not there or does not answer.
+    pub fn accelerator(self) -> Result<Option<Accelerator>, EngineError> {
+        let device = self.resolve()?;
+        let accelerator = match device {
+            Device::Auto | Device::Cpu => return Ok(None),
+            Device::Cuda(_) => nvidia(&device.open()?),
+            Device::Metal(_) => Ok(Accelerator {
+                name: "Apple GPU".to_owned(),
+                memory: None,
+            }),
+        };
+        let accelerator = accelerator.map_err(|source| EngineError::Device { device, source })?;
+        Ok(Some(accelerator))
+    }
+
+    /// Waits until the device has done what it was told.
+    pub(crate) fn finish(self) -> Result<(), EngineError> {
+        self.open()?
+            .synchronize()
+            .map_err(|source| EngineError::Device {
+                device: self,
+                source,
+            })
     }
 
     /// The device as candle has it.
@@ -62,6 +109,30 @@ impl Device {
         open.insert(self, device.clone());
         Ok(device)
     }
+}
+
+/// What the driver says of an opened GPU of NVIDIA's.
+#[cfg(feature = "cuda")]
+fn nvidia(device: &candle_core::Device) -> candle_core::Result<Accelerator> {
+    use candle_core::cuda_backend::WrapErr;
+
+    let stream = device.as_cuda_device()?.cuda_stream();
+    // What was freed is given back when the stream comes to it.
+    stream.synchronize().w()?;
+    let (free, total) = stream.context().mem_get_info().w()?;
+    Ok(Accelerator {
+        name: stream.context().name().w()?,
+        memory: Some(AcceleratorMemory {
+            free_bytes: free as u64,
+            total_bytes: total as u64,
+        }),
+    })
+}
+
+/// Never called: without the feature no such device opens.
+#[cfg(not(feature = "cuda"))]
+fn nvidia(_: &candle_core::Device) -> candle_core::Result<Accelerator> {
+    Err(candle_core::Error::NotCompiledWithCudaSupport)
 }
 
 impl fmt::Display for Device {
@@ -114,10 +185,12 @@ mod tests {
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
     fn a_gpu_that_this_build_does_not_know_is_refused_by_name() {
         assert_eq!(Device::Auto.resolve().expect("a CPU"), Device::Cpu);
+        assert_eq!(Device::Auto.accelerator().expect("a CPU"), None);
         for (gpu, feature) in [(Device::Cuda(1), "cuda"), (Device::Metal(0), "metal")] {
             let error = gpu.resolve().expect_err("not in this build").to_string();
             assert!(error.contains(&gpu.to_string()), "{error}");
             assert!(error.contains(feature), "{error}");
+            assert!(gpu.accelerator().is_err());
         }
     }
 }

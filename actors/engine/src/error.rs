@@ -196,6 +196,23 @@ pub enum EngineError {
         /// candle's error.
         source: candle_core::Error,
     },
+    /// The system has no memory for a matrix to measure with.
+    #[error("no memory to measure with: {source}")]
+    ProbeMemory {
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A GPU has less memory free than the layers take.
+    /// Effect: nothing was loaded.
+    #[error("device {device}: {needed_bytes} bytes of weights for it, and {free_bytes} are free")]
+    DeviceMemory {
+        /// The GPU.
+        device: crate::Device,
+        /// What the layers take that are not there yet.
+        needed_bytes: u64,
+        /// What no program has taken.
+        free_bytes: u64,
+    },
     /// A tensor operation failed.
     #[error("{operation}: {source}")]
     Compute {

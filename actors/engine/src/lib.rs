@@ -42,7 +42,7 @@ mod weights;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
 
-pub use device::Device;
+pub use device::{Accelerator, AcceleratorMemory, Device};
 pub use error::EngineError;
 pub use file::{LayerCost, LayerCosts, ModelFile};
 pub use gguf::TensorType;

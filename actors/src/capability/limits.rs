@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cairn_engine::Device;
 use serde::Serialize;
 use sysinfo::{MemoryRefreshKind, System};
 
@@ -33,6 +34,8 @@ pub enum MemoryLimit {
     Machine,
     /// A control group, such as a container's.
     ControlGroup,
+    /// The GPU that computes, which has memory of its own.
+    Accelerator,
     /// Nobody tells; a guess.
     Unknown,
 }
@@ -48,6 +51,41 @@ impl Limits {
             quota: quota(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup")),
             memory_bytes,
             memory_by,
+        }
+    }
+
+    /// The same for a process that computes on `device` and holds `held_bytes` of layers and
+    /// caches there already. A GPU with memory of its own limits it, whatever the machine has; one
+    /// that does not answer has none to offer.
+    pub fn of(device: Device, held_bytes: u64) -> Limits {
+        let limits = Limits::read();
+        let free_bytes = match device.accelerator() {
+            Ok(accelerator) => match accelerator.and_then(|gpu| gpu.memory) {
+                None => return limits,
+                Some(memory) => memory.free_bytes,
+            },
+            Err(error) => {
+                tracing::error!(%error, "the GPU does not tell its memory");
+                0
+            }
+        };
+        Limits {
+            memory_bytes: less_headroom(free_bytes.saturating_add(held_bytes)),
+            memory_by: MemoryLimit::Accelerator,
+            ..limits
+        }
+    }
+
+    /// Memory to offer, where the user set a limit to it. That may exceed what the system says is
+    /// free, which can be freed; a GPU's memory is all there is.
+    pub fn offered_bytes(&self, most_bytes: Option<u64>) -> u64 {
+        match (most_bytes, self.memory_by) {
+            (None, _) => self.memory_bytes,
+            (Some(most), MemoryLimit::Accelerator) => most.min(self.memory_bytes),
+            (
+                Some(most),
+                MemoryLimit::Machine | MemoryLimit::ControlGroup | MemoryLimit::Unknown,
+            ) => most,
         }
     }
 
@@ -84,7 +122,11 @@ fn available() -> (u64, MemoryLimit) {
         Some(group) if group < machine => (group, MemoryLimit::ControlGroup),
         Some(_) | None => (machine, MemoryLimit::Machine),
     };
-    (bytes - bytes / 1000 * HEADROOM_PERMILLE, by)
+    (less_headroom(bytes), by)
+}
+
+fn less_headroom(bytes: u64) -> u64 {
+    bytes - bytes / 1000 * HEADROOM_PERMILLE
 }
 
 /// Cores' worth of time that the control groups of a process grant: the least of its own
@@ -178,6 +220,35 @@ mod tests {
             let found = quota(&dir.path().join("membership"), dir.path());
             assert_eq!(found, expected, "{membership}");
         }
+    }
+
+    #[test]
+    fn a_wish_may_exceed_what_is_free_but_not_what_a_gpu_has() {
+        let mut limits = Limits {
+            cores: 4,
+            quota: None,
+            memory_bytes: 1000,
+            memory_by: MemoryLimit::Machine,
+        };
+        assert_eq!(limits.offered_bytes(None), 1000);
+        assert_eq!(limits.offered_bytes(Some(10)), 10);
+        assert_eq!(limits.offered_bytes(Some(2000)), 2000);
+        limits.memory_by = MemoryLimit::Accelerator;
+        assert_eq!(limits.offered_bytes(None), 1000);
+        assert_eq!(limits.offered_bytes(Some(10)), 10);
+        assert_eq!(limits.offered_bytes(Some(2000)), 1000);
+    }
+
+    #[test]
+    fn headroom_is_kept_of_what_a_gpu_has_and_an_absent_one_offers_nothing() {
+        assert_eq!(less_headroom(80_000_000_000), 72_000_000_000);
+        assert_eq!(less_headroom(0), 0);
+        let limits = Limits::of(Device::Cpu, 1 << 40);
+        assert_ne!(limits.memory_by, MemoryLimit::Accelerator);
+        // No machine has so many.
+        let absent = Limits::of(Device::Cuda(99), 0);
+        assert_eq!(absent.memory_by, MemoryLimit::Accelerator);
+        assert_eq!(absent.memory_bytes, 0);
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Measurer {
             return Some(found);
         }
         // Who is stopped most of the time would need a minute to run a model's layers.
-        let share = Limits::read().share_permille(self.options.threads);
+        let share = Limits::read().share_permille(threads(&self.options));
         let file = file.filter(|_| share >= SHARE_PERMILLE_MIN);
         let speeds = match self.once(file.as_ref()) {
             Ok(speeds) => speeds,
@@ -125,7 +125,7 @@ impl Measurer {
     fn once(&self, file: Option<&Arc<ModelFile>>) -> Result<Speeds, String> {
         match file {
             Some(file) => self.with_model(file).map_err(|error| error.to_string()),
-            None => probe::measure_without_model(self.options.threads, clock(&self.options))
+            None => probe::measure_without_model(&self.options, clock(&self.options))
                 .map_err(|error| error.to_string()),
         }
     }
@@ -154,12 +154,15 @@ impl Measurer {
     /// then is as fast as others while it runs.
     fn key(&self, shape: &str) -> String {
         let limits = Limits::read();
+        // Which GPU is the first may change, and so may the GPU.
+        let gpu = self.options.device.accelerator().ok().flatten();
         format!(
-            "{} | {} {} {} | {} cores | {} threads | {shape}",
+            "{} | {} {} {} {} | {} cores | {} threads | {shape}",
             self.build,
             processor(),
             Isa::detect().name(),
             self.options.device,
+            gpu.map_or(String::new(), |gpu| gpu.name),
             limits.cores,
             self.options.threads,
         )
@@ -188,7 +191,15 @@ fn clock(options: &ShardOptions) -> Clock {
 
 /// Whether the threads may not run all the time.
 fn is_limited(options: &ShardOptions) -> bool {
-    Limits::read().share_permille(options.threads) < 1000
+    Limits::read().share_permille(threads(options)) < 1000
+}
+
+/// Threads that compute: a GPU is told what to do by one.
+pub(crate) fn threads(options: &ShardOptions) -> usize {
+    match options.device {
+        Device::Cpu => options.threads,
+        Device::Auto | Device::Cuda(_) | Device::Metal(_) => 1,
+    }
 }
 
 /// The processor's name where the system tells it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cairn_actors::{Limits, MemoryLimit, probe_workload};
 use cairn_engine::kernel::{Isa, Pool, probe};
 use cairn_engine::probe::{Speeds, measure};
-use cairn_engine::{ModelFile, ShardOptions, Threads};
+use cairn_engine::{Accelerator, Device, ModelFile, ShardOptions, Threads};
 use serde::Serialize;
 
 use crate::cli::BenchDeviceArgs;
@@ -20,6 +20,12 @@ use crate::terminal::{self, size};
 #[derive(Debug, Serialize)]
 struct Report {
     model: String,
+    /// What computes, by its number.
+    device: String,
+    /// What the GPU that computes is called.
+    accelerator: Option<String>,
+    /// All of its own memory, where it has some.
+    accelerator_memory_bytes: Option<u64>,
     isa: &'static str,
     threads: usize,
     /// One decode row through one layer of mean size, nothing cached.
@@ -44,23 +50,32 @@ struct Report {
 }
 
 pub(super) fn run(args: &BenchDeviceArgs) -> Result<(), Failure> {
+    let absent = |error| Failure::new(Exit::Usage, error);
+    let device = args.device.resolve().map_err(absent)?;
     let path = super::locate(&args.model)?;
     let unusable = |error| Failure::new(Exit::Model, error);
     let file = Arc::new(ModelFile::open(&path).map_err(unusable)?);
-    let limits = Limits::read();
+    let gpu = device.accelerator().map_err(absent)?;
+    let limits = Limits::of(device, 0);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.map_or(cores, usize::from);
     let options = ShardOptions {
         binding: Threads::for_count(threads),
+        device,
         ..ShardOptions::new(1, threads)
     };
     // Before this thread is bound to a core: threads inherit that.
     let costs = file.layer_costs();
     let bytes: u64 = costs.layers.iter().map(|layer| layer.weight_bytes).sum();
     let bytes = usize::try_from(bytes + costs.head_bytes).unwrap_or(usize::MAX);
-    let read = probe::read_bytes_per_second(&Pool::new(threads), bytes).ok();
+    // Of main memory, which is no ceiling for a GPU.
+    let read = match device {
+        Device::Cpu => probe::read_bytes_per_second(&Pool::new(threads), bytes).ok(),
+        Device::Auto | Device::Cuda(_) | Device::Metal(_) => None,
+    };
     let speeds = measure(&file, &options, &probe_workload(&options)).map_err(unusable)?;
-    let report = report(&path, &file, &options, &speeds, read, limits);
+    let machine = Machine { gpu, read, limits };
+    let report = report(&path, &file, &options, &speeds, machine);
     let text = match args.json {
         true => serde_json::to_string(&report).map_err(anyhow::Error::from)?,
         false => render(&report),
@@ -69,13 +84,20 @@ pub(super) fn run(args: &BenchDeviceArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What was found out of the machine besides its speeds.
+struct Machine {
+    gpu: Option<Accelerator>,
+    /// Bytes per second of plain reading.
+    read: Option<f64>,
+    limits: Limits,
+}
+
 fn report(
     path: &Path,
     file: &ModelFile,
     options: &ShardOptions,
     speeds: &Speeds,
-    read: Option<f64>,
-    limits: Limits,
+    machine: Machine,
 ) -> Report {
     let layers = file.layer_costs().layers;
     let count = layers.len().max(1) as f64;
@@ -91,6 +113,9 @@ fn report(
         + rows * attended / speeds.attention_macs_per_second as f64;
     Report {
         model: path.display().to_string(),
+        device: options.device.to_string(),
+        accelerator: machine.gpu.as_ref().map(|gpu| gpu.name.clone()),
+        accelerator_memory_bytes: machine.gpu.and_then(|gpu| Some(gpu.memory?.total_bytes)),
         isa: Isa::detect().name(),
         threads: options.threads,
         decode_layer_nanos: speeds.layer_nanos_of(bytes as u64),
@@ -101,10 +126,10 @@ fn report(
         prefill_macs_per_second: speeds.prefill_macs_per_second,
         attention_macs_per_second: speeds.attention_macs_per_second,
         prefill_layer_rows_per_second: rows / chunk,
-        read_bytes_per_second: read,
+        read_bytes_per_second: machine.read,
         spread_permille: speeds.spread_permille,
         busy_permille: speeds.busy_permille,
-        limits,
+        limits: machine.limits,
     }
 }
 
@@ -114,6 +139,7 @@ fn render(report: &Report) -> String {
     let memory_by = match report.limits.memory_by {
         MemoryLimit::Machine => "what the machine has left",
         MemoryLimit::ControlGroup => "the control group's limit",
+        MemoryLimit::Accelerator => "what the GPU has left",
         MemoryLimit::Unknown => "a guess: the system does not tell",
     };
     let quota = match report.limits.quota {
@@ -124,11 +150,19 @@ fn render(report: &Report) -> String {
         || "reading memory: not measured".to_owned(),
         |speed| format!("reading memory: {:.1} GB/s, the ceiling", speed / 1e9),
     );
-    [
-        format!(
+    let head = match (&report.accelerator, report.accelerator_memory_bytes) {
+        (None, _) => format!(
             "{}, {} threads, {}",
             report.model, report.threads, report.isa
         ),
+        (Some(gpu), None) => format!("{}, {}: {gpu}", report.model, report.device),
+        (Some(gpu), Some(bytes)) => {
+            let memory = size(bytes);
+            format!("{}, {}: {gpu}, {memory}", report.model, report.device)
+        }
+    };
+    [
+        head,
         format!(
             "decode: {:.1} us a layer ({:.1} us and {:.1} GB/s of weights)",
             micros(report.decode_layer_nanos),
@@ -169,6 +203,9 @@ mod tests {
     fn a_page_says_by_which_limit() {
         let mut report = Report {
             model: "m.gguf".to_owned(),
+            device: "cpu".to_owned(),
+            accelerator: None,
+            accelerator_memory_bytes: None,
             isa: "portable",
             threads: 2,
             decode_layer_nanos: 200_000,
@@ -204,5 +241,12 @@ mod tests {
         let json = serde_json::to_value(&report).expect("plain numbers");
         assert_eq!(json["memory_by"], "machine");
         assert_eq!(json["decode_bytes_per_second"], 20_000_000_000_u64);
+        report.device = "cuda:0".to_owned();
+        report.accelerator = Some("A GPU".to_owned());
+        report.accelerator_memory_bytes = Some(80 << 30);
+        report.limits.memory_by = MemoryLimit::Accelerator;
+        let text = render(&report);
+        assert!(text.contains("cuda:0: A GPU, 80.0 GiB"), "{text}");
+        assert!(text.contains("the GPU has left"), "{text}");
     }
 }

@@ -93,11 +93,14 @@ fn headline(status: &Status, paint: Paint) -> String {
 }
 
 /// One line per member. A token's time on its stage is told as forecast and, while there is
-/// traffic, as measured.
+/// traffic, as measured. Of a node with a GPU, memory is that one's.
 fn nodes(nodes: &[NodeView], stages: &[StageView], layer_count: u32, paint: Paint) -> String {
-    let mut table = Table::new(&[
+    let gpus = nodes.iter().any(|node| node.accelerator.is_some());
+    let mut head = vec![
         "NODE", "", "LAYERS", "", "MEMORY", "OFFERS", "A TOKEN", "MEASURED", "UP", "ID",
-    ]);
+    ];
+    head.extend(gpus.then_some("ON"));
+    let mut table = Table::new(&head);
     for node in nodes {
         let role = match (node.leader, node.me) {
             (true, true) => "leads, here",
@@ -110,15 +113,26 @@ fn nodes(nodes: &[NodeView], stages: &[StageView], layer_count: u32, paint: Pain
         row.toned(hue, &*node.name).toned(Tone::Dim, role);
         row.toned(hue, layer_bar(node.layers, layer_count));
         row.cell(layers_text(node));
-        row.cell(size(node.resident_bytes))
+        row.cell(size(used_bytes(node)))
             .cell(size(node.memory_usable_bytes));
         let stage = stages.iter().find(|stage| stage.id == node.id);
         row.cell(millis(stage.map(|stage| stage.decode_ms)))
             .cell(millis(stage.and_then(|stage| stage.measured_decode_ms)));
         row.cell(terminal::span(Duration::from_millis(node.uptime_ms)));
         row.toned(Tone::Dim, &*node.id);
+        if gpus {
+            row.toned(Tone::Dim, node.accelerator.as_deref().unwrap_or("CPU"));
+        }
     }
     table.render(paint)
+}
+
+/// Of the memory that it offers.
+fn used_bytes(node: &NodeView) -> u64 {
+    match node.accelerator {
+        Some(_) => node.weight_bytes.saturating_add(node.kv_bytes),
+        None => node.resident_bytes,
+    }
 }
 
 /// Where a node's layers are among all.

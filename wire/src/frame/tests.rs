@@ -190,6 +190,7 @@ fn control_messages() -> Vec<Control> {
             host: 7,
             host_cores: 4,
             wish: Some("smollm2".to_owned()),
+            accelerator: Some("a GPU".to_owned()),
         }),
         Control::Status(NodeStatus {
             stage: Some(StageSeen {
@@ -595,4 +596,7 @@ fn a_capability_that_no_planner_could_add_up_is_refused() {
     assert!(refused(|capability| capability.layer_nanos = u64::MAX));
     assert!(refused(|capability| capability.share_permille = 0));
     assert!(refused(|capability| capability.share_permille = 1001));
+    assert!(refused(
+        |capability| capability.accelerator = Some("x".repeat(257))
+    ));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Workload;
 use super::fit::{Amounts, Timings};
+use crate::device::Device;
 use crate::error::EngineError;
 use crate::file::{LayerCosts, ModelFile};
 use crate::kernel::bind_caller;
@@ -23,6 +24,7 @@ const WINDOW: Duration = Duration::from_millis(20);
 const WINDOW_SHORT: Duration = Duration::from_millis(4);
 /// Between two rows. In service other stages have the row for some milliseconds: threads sleep
 /// and cores rest meanwhile, and what comes next takes a quarter longer than without a pause.
+/// A GPU has most often the whole model, and so no pause: it is measured without.
 const PAUSE: Duration = Duration::from_millis(4);
 /// A window is over when so many times as much has passed, pauses included: rows of small models
 /// take no time beside them.
@@ -50,6 +52,8 @@ pub(super) struct Bench {
 struct Runner {
     shard: Shard,
     clock: Clock,
+    /// Before each row.
+    pause: Duration,
     /// Time of the passes that were timed, and what of it this thread ran.
     passed: Duration,
     ran: Duration,
@@ -173,6 +177,10 @@ impl Runner {
             hidden: hidden.collect(),
             shard,
             clock,
+            pause: match options.device {
+                Device::Cpu => PAUSE,
+                Device::Auto | Device::Cuda(_) | Device::Metal(_) => Duration::ZERO,
+            },
             passed: Duration::ZERO,
             ran: Duration::ZERO,
             capacity: options.context,
@@ -191,13 +199,13 @@ impl Runner {
         Ok(Place { slot, rows })
     }
 
-    /// Mean seconds of one row, each after a pause.
+    /// Mean seconds of one row.
     fn rows(&mut self, at: Place, window: Duration, logits: LogitRows) -> Result<f64, EngineError> {
         let (mut taken, mut count) = (Duration::ZERO, 0);
         let all = Stopwatch::start(Clock::Wall);
         let is_over = |taken| taken >= window || all.elapsed() >= window * WINDOWS_PASSED;
         while count < WINDOW_ROWS_MAX && (count < 2 || !is_over(taken)) {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(self.pause);
             taken += self.timed(at.slot, at.rows + count, 1, logits)?;
             count += 1;
         }

@@ -6,6 +6,8 @@ use crate::fixtures::{TensorType, TinyModel};
 use crate::spec::Tied;
 
 mod golden;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod invariance;
 mod prefix;
 mod refusals;

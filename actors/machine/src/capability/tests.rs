@@ -24,6 +24,7 @@ fn capability() -> Capability {
         host: 0,
         host_cores: 1,
         wish: None,
+        accelerator: None,
     }
 }
 

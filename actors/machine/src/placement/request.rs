@@ -310,6 +310,7 @@ mod tests {
             host: 7,
             host_cores: 4,
             wish: None,
+            accelerator: None,
         };
         let found = device(NodeId([1; 32]), &capability);
         assert_eq!(found.decode_bytes_per_second, 250);

@@ -22,6 +22,7 @@ fn capability(wish: Option<&str>) -> Capability {
         host: 0,
         host_cores: 1,
         wish: wish.map(str::to_owned),
+        accelerator: None,
     }
 }
 

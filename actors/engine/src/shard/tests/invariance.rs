@@ -2,9 +2,9 @@
 
 use super::*;
 
-const VOCABULARY: usize = 288;
+pub(super) const VOCABULARY: usize = 288;
 
-fn tiny(matrices: TensorType) -> TinyModel {
+pub(super) fn tiny(matrices: TensorType) -> TinyModel {
     TinyModel {
         // Whole blocks of every quantisation in every matrix.
         width: 256,
