@@ -91,7 +91,8 @@ fn gpu_logits_are_those_of_the_cpu_in_every_format() {
             // and these layers make a difference in the last place a thousand times larger.
             let most = match kind {
                 TensorType::F32 | TensorType::F16 => 2e-3,
-                _ => 0.2,
+                // 0.074 was seen.
+                _ => 0.1,
             };
             assert!(apart < most, "{kind} sequence {sequence}: {apart}");
         }
@@ -120,7 +121,7 @@ fn gpu_splits_give_the_same_bits() {
         mixed.slots[1] = vec![late.open(64).unwrap()];
         mixed.shards[1] = late;
         let apart = distance(&mixed.run(&[part]), &whole);
-        assert!(apart < 0.2, "{kind} mixed: {apart}");
+        assert!(apart < 3e-2, "{kind} mixed: {apart}");
     }
 }
 
