@@ -13,6 +13,11 @@ use crate::plan::{Forecast, StageForecast, Standby};
 /// What more groups must gain, in thousandths.
 const GAIN_PERMILLE: u64 = 50;
 
+/// Processor time that a row takes of a device besides its pass, wherever it came from another:
+/// the network's thread and what leads to the first layer (docs/performance.md, "Beside one
+/// node"). Whoever is given all of its cores' time does that while others have the row.
+const HANDLING_NANOS: u64 = 190_000;
+
 /// Forecasts a plan for the request's prompt length and number of streams.
 pub(crate) fn forecast(costs: &Costs<'_>, cuts: &[Cut], standbys: &[Standby]) -> Forecast {
     let request = costs.request;
@@ -34,11 +39,17 @@ pub(crate) fn forecast(costs: &Costs<'_>, cuts: &[Cut], standbys: &[Standby]) ->
 }
 
 /// One token of one stream. A stage that may not use the cores all the time runs in bursts
-/// while the others have the row, but no more often than its time lasts.
+/// while the others have the row, but no more often than its time lasts, which handling the row
+/// is taken from too.
 fn token_nanos(costs: &Costs<'_>, cuts: &[Cut]) -> u64 {
+    let is_split = cuts.len() > 1;
     let times = cuts.iter().map(|(device, layers)| {
         let nanos = costs.decode_nanos(*device, layers);
-        (burst(costs, *device, nanos), nanos)
+        let handling = match is_split {
+            true => handling_nanos(costs, *device),
+            false => 0,
+        };
+        (burst(costs, *device, nanos), nanos.saturating_add(handling))
     });
     let (bursts, slowest) = times.fold((0u64, 0), |(sum, slowest), (burst, nanos)| {
         (sum.saturating_add(burst), nanos.max(slowest))
@@ -91,6 +102,18 @@ fn burst(costs: &Costs<'_>, device: Index, nanos: u64) -> u64 {
     match costs.devices[device].detail.sharing {
         Some(sharing) => scaled(nanos, 1000, sharing.burst_permille.max(1000)),
         None => nanos,
+    }
+}
+
+/// What handling one row takes in the long run of a device whose time is limited. One thread
+/// does it, and the time is all threads'.
+fn handling_nanos(costs: &Costs<'_>, device: Index) -> u64 {
+    match costs.devices[device].detail.sharing {
+        Some(sharing) if sharing.burst_permille > 1000 => {
+            let one_thread = 1000u32.saturating_mul(sharing.threads.max(1));
+            scaled(HANDLING_NANOS, sharing.burst_permille, one_thread)
+        }
+        Some(_) | None => 0,
     }
 }
 

@@ -638,7 +638,7 @@ fn the_first_plan_is_made_with_the_links_that_this_node_has_seen() {
 fn a_plan_waits_for_links_that_are_not_measured_yet_but_not_for_ever() {
     // When the link of 1 and 2 is measured, and when the plan is made: the members settle for
     // 400 ms, and the link is looked at every 200 ms after that.
-    for (measured, planned) in [(0, 400), (450, 600), (1_300, 1_400), (u64::MAX, 1_400)] {
+    for (measured, planned) in [(0, 400), (450, 600), (2_300, 2_400), (u64::MAX, 2_400)] {
         let mut rig = Rig::with(1, Strategy::Balanced);
         let all = std::mem::take(&mut rig.seen.links);
         rig.members(1, &[1, 2]);

@@ -11,9 +11,10 @@ use crate::Tick;
 
 /// A pair of nodes whose link is not measured yet is waited for so long at a time.
 const LINK_MILLIS: u64 = 200;
-/// And so often: longer than a link that was renewed needs for its first round trips and until
-/// its ends have told of them.
-const LINK_WAITS_MAX: u32 = 5;
+/// And so often: a link needs some tenths of a second for its first round trips, more where the
+/// nodes are busy measuring themselves; and who tells of its links just before that does so again
+/// after a second.
+const LINK_WAITS_MAX: u32 = 10;
 
 /// What a plan was made for; a difference asks for another plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
