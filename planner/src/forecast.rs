@@ -14,8 +14,9 @@ use crate::plan::{Forecast, StageForecast, Standby};
 const GAIN_PERMILLE: u64 = 50;
 
 /// Processor time that a row takes of a device besides its pass, wherever it came from another:
-/// the network's thread and what leads to the first layer (docs/performance.md, "Beside one
-/// node"). Whoever is given all of its cores' time does that while others have the row.
+/// the network's thread and what leads to the first layer, as measured on a Xeon
+/// (docs/performance.md, "Beside one node"). Whoever is given all of its cores' time does that
+/// while others have the row.
 const HANDLING_NANOS: u64 = 190_000;
 
 /// Forecasts a plan for the request's prompt length and number of streams.
