@@ -18,7 +18,7 @@ use crate::kernel::{
 };
 use crate::loaded::Origin;
 use crate::rope::{Angles, Frequencies};
-use crate::shard::{Placed, Report, ShardOptions, SlotId, Threads};
+use crate::shard::{self, LogitRows, Placed, Report, ShardOptions, SlotId, Threads};
 use crate::spec::Spec;
 pub(crate) use block::{Block, Head, format};
 
@@ -54,6 +54,8 @@ struct Scratch {
     mixed: QuantizedRows,
     /// The MLP's inner rows (rows, feed_forward).
     inner: QuantizedRows,
+    /// Hidden rows that the head will project (rows, width).
+    kept: Vec<f32>,
     angles: Angles,
     attention: AttentionScratch,
 }
@@ -147,7 +149,8 @@ impl Stack {
         self.caches.remove(&slot);
     }
 
-    /// Runs `hidden` (rows, width) of `spans`, in order, through the layers in place.
+    /// Runs `hidden` (rows, width) of `spans`, in order, through the layers in place. Before the
+    /// head only the rows that it projects come out.
     pub(crate) fn forward(
         &mut self,
         hidden: &mut [f32],
@@ -166,33 +169,56 @@ impl Stack {
             let rows: usize = pass.iter().map(|span| span.rows).sum();
             let (mine, others) = rest.split_at_mut(rows * self.spec.width);
             rest = others;
-            self.pass(mine, rows, &pass);
+            self.pass(mine, &pass);
         }
         Ok(())
     }
 
-    fn pass(&mut self, hidden: &mut [f32], rows: usize, spans: &[Placed]) {
+    fn pass(&mut self, hidden: &mut [f32], spans: &[Placed]) {
         let positions = spans
             .iter()
             .flat_map(|span| span.position..span.position + span.rows);
         self.frequencies.angles(positions, &mut self.scratch.angles);
         for index in 0..self.blocks.len() {
             let block = Arc::clone(&self.blocks[index]);
-            self.attend(&block, index, hidden, rows, spans);
-            self.transform(&block, hidden, rows);
+            self.store(&block, index, hidden, spans);
+            if self.head.is_some() && index + 1 == self.blocks.len() {
+                self.finish(&block, index, hidden, spans);
+            } else {
+                self.attend(&block, index, hidden, spans);
+                self.transform(&block, hidden);
+            }
         }
     }
 
-    /// Norm, projections, RoPE, cache, attention; the result joins `hidden`.
-    fn attend(
-        &mut self,
-        block: &Block,
-        layer: usize,
-        hidden: &mut [f32],
-        rows: usize,
-        spans: &[Placed],
-    ) {
+    /// The rest of the model's last layer, of which only the rows that the head projects are
+    /// read: the others had to put their keys and values into the cache, no more.
+    fn finish(&mut self, block: &Block, layer: usize, hidden: &mut [f32], spans: &[Placed]) {
+        let wanted = shard::wanted(spans);
+        let width = self.spec.width;
+        let stride = self.spec.query_width() + 2 * self.spec.kv_width();
+        let mut kept = std::mem::take(&mut self.scratch.kept);
+        kept.clear();
+        for (index, &row) in wanted.iter().enumerate() {
+            kept.extend_from_slice(&hidden[row * width..][..width]);
+            let queries = row * stride..(row + 1) * stride;
+            self.scratch.projected.copy_within(queries, index * stride);
+        }
+        if !wanted.is_empty() {
+            let spans: Vec<Placed> = spans.iter().filter_map(Placed::wanted).collect();
+            self.attend(block, layer, &mut kept, &spans);
+            self.transform(block, &mut kept);
+        }
+        for (&row, kept) in wanted.iter().zip(kept.chunks_exact(width)) {
+            hidden[row * width..][..width].copy_from_slice(kept);
+        }
+        self.scratch.kept = kept;
+    }
+
+    /// Norm, projections and RoPE; keys and values go to the cache.
+    fn store(&mut self, block: &Block, layer: usize, hidden: &[f32], spans: &[Placed]) {
         let (spec, scratch, pool) = (&self.spec, &mut self.scratch, &self.pool);
+        let rows = hidden.len() / spec.width;
         let epsilon = spec.norm_epsilon;
         rms_norm_rows(
             pool,
@@ -235,7 +261,12 @@ impl Stack {
             );
             row = mine.end;
         }
+    }
 
+    /// Attention of the queries that were projected; the result joins `hidden`.
+    fn attend(&mut self, block: &Block, layer: usize, hidden: &mut [f32], spans: &[Placed]) {
+        let (spec, scratch, pool) = (&self.spec, &mut self.scratch, &self.pool);
+        let rows = hidden.len() / spec.width;
         let caches = &self.caches;
         let spans: Vec<Span<'_>> = spans
             .iter()
@@ -253,6 +284,7 @@ impl Stack {
             window: spec.window,
         };
         let mixed = scratch.mixed.begin(rows);
+        let stride = spec.query_width() + 2 * spec.kv_width();
         let queries = (&scratch.projected[..], stride);
         attention(pool, &shape, &spans, queries, mixed, &mut scratch.attention);
         quantise(&mut scratch.mixed, &[&block.attention_output], pool);
@@ -262,8 +294,9 @@ impl Stack {
     }
 
     /// Norm and gated MLP; the result joins `hidden`.
-    fn transform(&mut self, block: &Block, hidden: &mut [f32], rows: usize) {
+    fn transform(&mut self, block: &Block, hidden: &mut [f32]) {
         let (spec, scratch, pool) = (&self.spec, &mut self.scratch, &self.pool);
+        let rows = hidden.len() / spec.width;
         let epsilon = spec.norm_epsilon;
         rms_norm_rows(pool, hidden, &block.mlp_norm, epsilon, &mut scratch.normed);
         quantise(&mut scratch.normed, &[&block.gate, &block.up], pool);
@@ -301,6 +334,7 @@ impl Scratch {
             projected: Vec::new(),
             mixed: QuantizedRows::new(1, spec.query_width()),
             inner: QuantizedRows::new(1, spec.feed_forward),
+            kept: Vec::new(),
             angles: Angles::default(),
             attention: AttentionScratch::default(),
         }
@@ -326,8 +360,16 @@ fn passes(spans: &[Placed]) -> Vec<Vec<Placed>> {
                 room = PASS_ROWS_MAX;
             }
             let rows = rest.rows.min(room);
+            let logits = match rest.logits {
+                LogitRows::Last if rows < rest.rows => LogitRows::None,
+                logits => logits,
+            };
             let pass = passes.last_mut().expect("starts with one");
-            pass.push(Placed { rows, ..rest });
+            pass.push(Placed {
+                rows,
+                logits,
+                ..rest
+            });
             rest.position += rows;
             rest.rows -= rows;
             room -= rows;

@@ -180,6 +180,22 @@ pub(crate) struct Placed {
     pub(crate) logits: LogitRows,
 }
 
+impl Placed {
+    /// The part of the span, at its end, that the head projects.
+    pub(crate) fn wanted(&self) -> Option<Placed> {
+        let rows = match self.logits {
+            LogitRows::None => return None,
+            LogitRows::Last => 1,
+            LogitRows::All => self.rows,
+        };
+        Some(Placed {
+            position: self.position + self.rows - rows,
+            rows,
+            ..*self
+        })
+    }
+}
+
 /// Layers `[first, end)` of one model, with the embedding if `first` is 0 and
 /// the head if `end` is the model's last.
 #[derive(Debug)]
@@ -469,17 +485,14 @@ impl Shard {
 }
 
 /// The rows of the batch that `placed` wants projected.
-fn wanted(placed: &[Placed]) -> Vec<usize> {
+pub(crate) fn wanted(placed: &[Placed]) -> Vec<usize> {
     let mut wanted = Vec::new();
-    let mut first = 0;
+    let mut end = 0;
     for span in placed {
-        let end = first + span.rows;
-        match span.logits {
-            LogitRows::None => {}
-            LogitRows::Last => wanted.push(end - 1),
-            LogitRows::All => wanted.extend(first..end),
+        end += span.rows;
+        if let Some(part) = span.wanted() {
+            wanted.extend(end - part.rows..end);
         }
-        first = end;
     }
     wanted
 }

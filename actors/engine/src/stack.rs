@@ -75,7 +75,8 @@ impl Stack {
         }
     }
 
-    /// Runs `hidden` (rows, width) of `spans`, in order, through the layers in place.
+    /// Runs `hidden` (rows, width) of `spans`, in order, through the layers in place. Before the
+    /// head only the rows that it projects need come out.
     pub(crate) fn forward(
         &mut self,
         hidden: &mut [f32],

@@ -204,32 +204,41 @@ fn mixed_batches(file: &Arc<ModelFile>, options: &ShardOptions, seed: u64, what:
     }
 }
 
+/// The rows that the head does not project are left out of the last layer, but for their keys and
+/// values, which the next row attends to.
 #[test]
 fn only_the_asked_rows_are_projected() {
     let file = model(&tiny(TensorType::Q4_1).gguf());
-    let tokens = tokens(6, 3, VOCABULARY);
-    let whole = reference(&file, &options(ComputePath::Auto), &tokens);
-    let mut shard = shard(&file, 0..5, &options(ComputePath::Auto));
-    let slots: Vec<SlotId> = (0..3).map(|_| shard.open(8).unwrap()).collect();
-    let kinds = [LogitRows::Last, LogitRows::None, LogitRows::All];
-    let spans: Vec<BatchSpan> = slots
-        .iter()
-        .zip(kinds)
-        .map(|(&slot, logits)| BatchSpan {
-            slot,
-            position: 0,
-            rows: 6,
-            logits,
-        })
-        .collect();
-    let thrice = tokens.repeat(3);
-    let batch = Batch {
-        input: Input::Tokens(&thrice),
-        spans: &spans,
-    };
-    let Output::Logits(logits) = shard.forward(&batch).unwrap() else {
-        panic!("the last shard gives logits");
-    };
-    let last = &whole[5 * VOCABULARY..];
-    assert_eq!(bits(&logits), [last, &whole[..]].concat());
+    for (rows, threads) in [(6, 1), (300, 2)] {
+        let options = ShardOptions {
+            threads,
+            ..ShardOptions::new(rows + 1, 1)
+        };
+        let tokens = tokens(rows + 1, 3, VOCABULARY);
+        let whole = reference(&file, &options, &tokens);
+        let mut shard = shard(&file, 0..5, &options);
+        let slots: Vec<SlotId> = (0..3).map(|_| shard.open(rows + 1).unwrap()).collect();
+        let mut run = |first: usize, end: usize, kinds: [LogitRows; 3]| {
+            let spans = slots.iter().zip(kinds).map(|(&slot, logits)| BatchSpan {
+                slot,
+                position: first as u32,
+                rows: (end - first) as u32,
+                logits,
+            });
+            let batch = Batch {
+                input: Input::Tokens(&tokens[first..end].repeat(3)),
+                spans: &spans.collect::<Vec<_>>(),
+            };
+            match shard.forward(&batch).unwrap() {
+                Output::Logits(logits) => bits(&logits),
+                Output::Hidden(_) => panic!("the last shard gives logits"),
+            }
+        };
+        let (prompt, next) = whole.split_at(rows * VOCABULARY);
+        let last = &prompt[(rows - 1) * VOCABULARY..];
+        let first = run(0, rows, [LogitRows::Last, LogitRows::None, LogitRows::All]);
+        assert!(first == [last, prompt].concat(), "{rows} rows");
+        let second = run(rows, rows + 1, [LogitRows::Last; 3]);
+        assert!(second == next.repeat(3), "the row after {rows}");
+    }
 }
