@@ -126,6 +126,7 @@ impl Stack {
     }
 
     pub(crate) fn rouse(&self) {
+        self.blocks[0].projections.expect(&self.pool, 1);
         self.pool.rouse();
     }
 
@@ -186,7 +187,9 @@ impl Stack {
                 self.finish(&block, index, hidden, spans);
             } else {
                 self.attend(&block, index, hidden, spans);
-                self.transform(&block, hidden);
+                let next = self.blocks.get(index + 1).cloned();
+                let next = next.as_ref().map(|next| &next.projections);
+                self.transform(&block, hidden, next);
             }
         }
     }
@@ -207,7 +210,8 @@ impl Stack {
         if !wanted.is_empty() {
             let spans: Vec<Placed> = spans.iter().filter_map(Placed::wanted).collect();
             self.attend(block, layer, &mut kept, &spans);
-            self.transform(block, &mut kept);
+            let head = Arc::clone(self.head.as_ref().expect("it finishes"));
+            self.transform(block, &mut kept, Some(&head.output));
         }
         for (&row, kept) in wanted.iter().zip(kept.chunks_exact(width)) {
             hidden[row * width..][..width].copy_from_slice(kept);
@@ -231,6 +235,7 @@ impl Stack {
         let (query, kv) = (spec.query_width(), spec.kv_width());
         let stride = query + 2 * kv;
         scratch.projected.resize(rows * stride, 0.0);
+        block.attention_output.expect(pool, rows);
         block
             .projections
             .matmul(pool, &scratch.normed, &mut scratch.projected);
@@ -288,23 +293,28 @@ impl Stack {
         let queries = (&scratch.projected[..], stride);
         attention(pool, &shape, &spans, queries, mixed, &mut scratch.attention);
         quantise(&mut scratch.mixed, &[&block.attention_output], pool);
+        block.gate.expect(pool, rows);
         block
             .attention_output
             .matmul_add(pool, &scratch.mixed, hidden);
     }
 
-    /// Norm and gated MLP; the result joins `hidden`.
-    fn transform(&mut self, block: &Block, hidden: &mut [f32]) {
+    /// Norm and gated MLP; the result joins `hidden`. `next` is what is multiplied after it.
+    fn transform(&mut self, block: &Block, hidden: &mut [f32], next: Option<&Packed>) {
         let (spec, scratch, pool) = (&self.spec, &mut self.scratch, &self.pool);
         let rows = hidden.len() / spec.width;
         let epsilon = spec.norm_epsilon;
         rms_norm_rows(pool, hidden, &block.mlp_norm, epsilon, &mut scratch.normed);
         quantise(&mut scratch.normed, &[&block.gate, &block.up], pool);
         let inner = scratch.inner.begin(rows);
+        block.down.expect(pool, rows);
         block
             .gate
             .matmul_silu_mul(&block.up, pool, &scratch.normed, inner);
         quantise(&mut scratch.inner, &[&block.down], pool);
+        if let Some(next) = next {
+            next.expect(pool, rows);
+        }
         block.down.matmul_add(pool, &scratch.inner, hidden);
     }
 
@@ -321,6 +331,10 @@ impl Stack {
                 rms_norm(row, &head.norm, self.spec.norm_epsilon, normed);
             }
             quantise(&mut self.scratch.normed, &[&head.output], &self.pool);
+            if self.blocks.len() == self.spec.layers as usize {
+                // Nobody else's weights come between this token and the next.
+                self.blocks[0].projections.expect(&self.pool, rows.len());
+            }
             head.output.matmul(&self.pool, &self.scratch.normed, out);
         }
         logits

@@ -29,6 +29,9 @@ const ITEMS_PER_THREAD: usize = 16;
 /// Most bytes of strips in an item. Above, nothing is gained by longer
 /// stretches of memory; and with many rows they stay in the second-level cache.
 const ITEM_BYTES_MAX: usize = 128 << 10;
+/// Most that a waiting thread asks for of the weights that it will read next: hardly more comes
+/// while the rows are prepared, and the second-level cache has other things to hold.
+const AHEAD_BYTES: usize = 128 << 10;
 
 /// What happens to a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,19 @@ impl Packed {
     /// weights.
     pub fn matmul(&self, pool: &Pool, x: &QuantizedRows, out: &mut [f32]) {
         Product::new(self, x, out, Epilogue::Store).run(pool);
+    }
+
+    /// Tells the pool that a product of `n` rows with these weights comes soon: while its rows are
+    /// prepared, the threads that wait begin to fetch the weights.
+    pub fn expect(&self, pool: &Pool, n: usize) {
+        let items = Items::new(self, pool, n);
+        pool.expect(|thread| {
+            let first = items.strips(self, pool.first_item(items.count, thread));
+            first.map_or(&[], |(segment, strips)| {
+                let rest = &segment.data[strips.start * segment.layout.strip_bytes()..];
+                &rest[..rest.len().min(AHEAD_BYTES)]
+            })
+        });
     }
 
     /// `out = out + x * self^T`: the product joins the residual stream.
@@ -123,6 +139,39 @@ struct Items {
     count: usize,
 }
 
+impl Items {
+    fn new(weights: &Packed, pool: &Pool, n: usize) -> Self {
+        let segments = &weights.segments;
+        let strips: usize = segments.iter().map(Segment::strips).sum();
+        let strip_bytes = segments.iter().map(|s| s.layout.strip_bytes()).max();
+        let row_parts = n.div_ceil(ROWS_PER_ITEM).max(1);
+        let wanted = (pool.threads() * ITEMS_PER_THREAD).div_ceil(row_parts);
+        let most = ITEM_BYTES_MAX / strip_bytes.unwrap_or(0).max(1);
+        let strips_each = strips.div_ceil(wanted).min(most).max(1);
+        let parts = |segment: &Segment| segment.strips().div_ceil(strips_each);
+        Items {
+            strips_each,
+            row_parts,
+            count: row_parts * segments.iter().map(parts).sum::<usize>(),
+        }
+    }
+
+    /// The strips of an item, and the segment that has them; none past the last item.
+    fn strips<'w>(&self, weights: &'w Packed, item: usize) -> Option<(&'w Segment, Range<usize>)> {
+        let mut left = item / self.row_parts;
+        for segment in &weights.segments {
+            let here = segment.strips().div_ceil(self.strips_each);
+            if left < here {
+                let first = left * self.strips_each;
+                let last = segment.strips().min(first + self.strips_each);
+                return Some((segment, first..last));
+            }
+            left -= here;
+        }
+        None
+    }
+}
+
 impl<'a> Product<'a> {
     fn new(
         weights: &'a Packed,
@@ -164,33 +213,14 @@ impl<'a> Product<'a> {
     }
 
     fn items(&self, pool: &Pool) -> Items {
-        let segments = &self.weights.segments;
-        let strips: usize = segments.iter().map(Segment::strips).sum();
-        let strip_bytes = segments.iter().map(|s| s.layout.strip_bytes()).max();
-        let row_parts = self.n.div_ceil(ROWS_PER_ITEM).max(1);
-        let wanted = (pool.threads() * ITEMS_PER_THREAD).div_ceil(row_parts);
-        let most = ITEM_BYTES_MAX / strip_bytes.unwrap_or(0).max(1);
-        let strips_each = strips.div_ceil(wanted).min(most).max(1);
-        let parts = |segment: &Segment| segment.strips().div_ceil(strips_each);
-        Items {
-            strips_each,
-            row_parts,
-            count: row_parts * segments.iter().map(parts).sum::<usize>(),
-        }
+        Items::new(self.weights, pool, self.n)
     }
 
     fn run_item(&self, items: &Items, item: usize) {
         let first_row = item % items.row_parts * ROWS_PER_ITEM;
         let rows = first_row..self.n.min(first_row + ROWS_PER_ITEM);
-        let mut left = item / items.row_parts;
-        for segment in &self.weights.segments {
-            let here = segment.strips().div_ceil(items.strips_each);
-            if left < here {
-                let first = left * items.strips_each;
-                let last = segment.strips().min(first + items.strips_each);
-                return self.run_strips(segment, first..last, rows);
-            }
-            left -= here;
+        if let Some((segment, strips)) = items.strips(self.weights, item) {
+            self.run_strips(segment, strips, rows);
         }
     }
 

@@ -11,6 +11,8 @@
 //! start in well under one. Waking a sleeping thread costs more than that, so
 //! workers spin after a job; but they spin for a bounded time, because a
 //! spinning thread is a stolen core to every other program on the device.
+//! Memory would be idle while one thread prepares what the next job works on,
+//! so the threads that wait begin to fetch what they will read then.
 //! A caller never waits for a worker that has not arrived: it closes the job
 //! when the items are gone, and a late worker finds it closed. That is what
 //! keeps a pool quick while another process holds one of its cores.
@@ -19,16 +21,21 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use super::cores;
+use super::simd::fetch_far;
 
 /// How long a worker looks for the next job before it sleeps. Longer than the
 /// gap between two jobs of one forward pass, shorter than a scheduler's slice.
 pub(crate) const SPIN: Duration = Duration::from_micros(60);
+
+const LINE_BYTES: usize = 64;
+/// How much the caller asks for ahead before it goes on with other things.
+const CALLER_AHEAD_BYTES: usize = 16 << 10;
 
 /// The low bit of [`Gate`]: workers may still enter the job.
 const OPEN: u64 = 1;
@@ -69,6 +76,8 @@ struct Shared {
     job: UnsafeCell<Job>,
     /// Per thread, its run of the items. Written as `job` is.
     runs: Box<[Run]>,
+    /// Per thread.
+    ahead: Box<[Ahead]>,
     stop: AtomicBool,
     asleep: Vec<AtomicBool>,
     caller: Mutex<Option<Thread>>,
@@ -87,6 +96,32 @@ struct Gate(AtomicU64);
 struct Run {
     next: AtomicUsize,
     end: AtomicUsize,
+}
+
+/// Memory that one thread will read in a job to come; alone on its cache lines. Only asked for,
+/// so nothing depends on what becomes of it.
+#[derive(Default)]
+#[repr(align(128))]
+struct Ahead {
+    at: AtomicPtr<u8>,
+    bytes: AtomicUsize,
+}
+
+impl Ahead {
+    /// Asks for all of it, until `stop`.
+    fn fetch(&self, stop: impl Fn() -> bool) {
+        if self.bytes.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        let at = self.at.load(Ordering::Relaxed);
+        for line in (0..bytes).step_by(LINE_BYTES) {
+            if line % (8 * LINE_BYTES) == 0 && stop() {
+                return;
+            }
+            fetch_far(at.wrapping_add(line));
+        }
+    }
 }
 
 impl Run {
@@ -151,6 +186,7 @@ impl Pool {
                     end: AtomicUsize::new(0),
                 })
                 .collect(),
+            ahead: (0..=worker_count).map(|_| Ahead::default()).collect(),
             stop: AtomicBool::new(false),
             asleep: (0..worker_count).map(|_| AtomicBool::new(false)).collect(),
             caller: Mutex::new(None),
@@ -207,6 +243,7 @@ impl Pool {
         let turn = lock(&self.turn);
         self.open(count, job);
         let mine = catch_unwind(AssertUnwindSafe(|| self.shared.drain(0, job)));
+        self.shared.ahead[0].fetch(|| false);
         self.close();
         let theirs = lock(&self.shared.panic).take();
         drop(turn);
@@ -220,6 +257,26 @@ impl Pool {
     pub fn run(&self, part: &(dyn Fn(usize, usize) + Sync)) {
         let threads = self.threads();
         self.for_each(threads, &|_, index| part(index, threads));
+    }
+
+    /// The item of a job of `count` that a thread begins with.
+    pub(super) fn first_item(&self, count: usize, thread: usize) -> usize {
+        count * thread / self.threads()
+    }
+
+    /// When a thread has done its part of the next job, it asks for the memory that `first` gives
+    /// it, which it will read first in a later one: a worker until there is another job, the
+    /// caller for a little of it. A worker that is roused does so at once.
+    pub(super) fn expect<'m>(&self, first: impl Fn(usize) -> &'m [u8]) {
+        for (thread, ahead) in self.shared.ahead.iter().enumerate() {
+            let first = first(thread);
+            let bytes = match thread {
+                0 => first.len().min(CALLER_AHEAD_BYTES),
+                _ => first.len(),
+            };
+            ahead.at.store(first.as_ptr().cast_mut(), Ordering::Relaxed);
+            ahead.bytes.store(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Wakes the workers for a job that is about to come: they look for it for as long as
@@ -240,11 +297,11 @@ impl Pool {
         // SAFETY: the turn is ours, the gate is closed and nobody is inside
         // (`close` of the last job waited for that), so nobody reads `job`.
         unsafe { *shared.job.get() = job };
-        let threads = shared.runs.len();
         for (thread, run) in shared.runs.iter().enumerate() {
-            run.next.store(count * thread / threads, Ordering::Relaxed);
+            run.next
+                .store(self.first_item(count, thread), Ordering::Relaxed);
             run.end
-                .store(count * (thread + 1) / threads, Ordering::Relaxed);
+                .store(self.first_item(count, thread + 1), Ordering::Relaxed);
         }
         let gate = &shared.gate.0;
         let closed = gate.load(Ordering::Relaxed);
@@ -302,6 +359,8 @@ impl Shared {
                     thread::park();
                 }
                 asleep.store(false, Ordering::SeqCst);
+                // Roused before there is a job.
+                self.ahead[worker + 1].fetch(ready);
             }
             if self.stop.load(Ordering::Relaxed) {
                 return;
@@ -310,6 +369,8 @@ impl Shared {
                 seen = epoch;
                 self.take_part(worker + 1);
                 self.leave();
+                let another = || self.gate.0.load(Ordering::Relaxed) / ONE_EPOCH != epoch;
+                self.ahead[worker + 1].fetch(another);
             }
         }
     }

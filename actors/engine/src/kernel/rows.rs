@@ -177,22 +177,20 @@ impl Kernel for Quantize<'_> {
 #[inline(always)]
 unsafe fn quantize<S: Simd>(floats: &[f32; BLOCK], block: &mut Block) {
     // SAFETY: the caller's contract; 32 floats in, 32 bytes out.
-    let (magnitude, half_sums, quants) = unsafe {
+    let (magnitude, half_sums) = unsafe {
         let magnitude = S::magnitude(floats.as_ptr());
-        let mut quants = [0; BLOCK];
-        let half_sums = S::to_bytes(floats.as_ptr(), inverse(magnitude), quants.as_mut_ptr());
-        (magnitude, half_sums, quants)
+        // To their place at once: a copy would wait for the halves to be stored.
+        let quants = block.quants.as_mut_ptr();
+        let half_sums = S::to_bytes(floats.as_ptr(), inverse(magnitude), quants);
+        (magnitude, half_sums)
     };
     let scale = magnitude * (1.0 / 127.0);
     let sum = half_sums[0].wrapping_add(half_sums[1]);
-    *block = Block {
-        quants,
-        scale: half_precision(scale),
-        scaled_sum: half_precision(scale * sum as f32),
-        sum,
-        half_sums,
-        scaled_half_sums: half_sums.map(|sum| scale * sum as f32),
-    };
+    block.scale = half_precision(scale);
+    block.scaled_sum = half_precision(scale * sum as f32);
+    block.sum = sum;
+    block.half_sums = half_sums;
+    block.scaled_half_sums = half_sums.map(|sum| scale * sum as f32);
 }
 
 /// What the floats of a block are multiplied with. Below the least magnitude it

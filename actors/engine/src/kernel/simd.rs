@@ -148,6 +148,23 @@ pub(super) unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     }
 }
 
+/// Asks for a cache line, but only into the second-level cache; the address need not be valid.
+#[inline(always)]
+pub(super) fn fetch_far(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: an instruction of every x86-64; any address may be asked for.
+    unsafe {
+        avx2::Avx2::prefetch_far(at);
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: an instruction of every aarch64; any address may be asked for.
+    unsafe {
+        neon::Neon::<false>::prefetch_far(at);
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
+}
+
 /// Vectors of `LANES` 32-bit lanes.
 ///
 /// # Safety

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Pool;
+use super::{CALLER_AHEAD_BYTES, Pool};
 
 #[test]
 fn every_item_runs_once() {
@@ -162,4 +162,40 @@ fn a_worker_that_was_roused_for_nothing_still_hears_of_the_next_job() {
             }
         });
     }
+}
+
+#[test]
+fn what_is_expected_is_asked_for_after_a_job_or_when_roused() {
+    let pool = Pool::new(2);
+    let memory = vec![0; 4 * CALLER_AHEAD_BYTES];
+    let left = |thread: usize| pool.shared.ahead[thread].bytes.load(Ordering::Relaxed);
+    let until = |done: &dyn Fn() -> bool| {
+        let since = Instant::now();
+        while !done() {
+            assert!(
+                since.elapsed() < Duration::from_secs(10),
+                "the worker took it up"
+            );
+            std::thread::yield_now();
+        }
+    };
+
+    pool.expect(|_| &memory);
+    assert_eq!((left(0), left(1)), (CALLER_AHEAD_BYTES, memory.len()));
+    // Each item waits until the other one runs, so that the worker has to come.
+    let inside = AtomicUsize::new(0);
+    pool.for_each(2, &|_, _| {
+        inside.fetch_add(1, Ordering::SeqCst);
+        while inside.load(Ordering::SeqCst) < 2 {
+            std::thread::yield_now();
+        }
+    });
+    assert_eq!(left(0), 0);
+    until(&|| left(1) == 0);
+
+    until(&|| pool.shared.asleep[0].load(Ordering::SeqCst));
+    pool.expect(|_| &memory);
+    pool.rouse();
+    until(&|| left(1) == 0);
+    assert_eq!(left(0), CALLER_AHEAD_BYTES, "the caller has its own work");
 }

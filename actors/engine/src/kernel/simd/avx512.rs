@@ -2,15 +2,16 @@
 //! Zen 4. No BF16 or AMX instruction: they would round differently.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm_storeu_si128,
-    _mm256_loadu_si256, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps,
-    _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
-    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_epi32, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_reduce_add_epi32,
-    _mm512_reduce_max_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_si512, _mm512_sll_epi16, _mm512_slli_epi32, _mm512_srl_epi16, _mm512_srli_epi32,
-    _mm512_storeu_ps, _mm512_sub_ps, _mm512_xor_si512,
+    __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_add_epi32, _mm_dpbusd_epi32, _mm_extract_epi32,
+    _mm_loadu_si128, _mm_prefetch, _mm_set1_epi8, _mm_setzero_si128, _mm_shuffle_epi32,
+    _mm_storeu_si128, _mm_unpackhi_epi64, _mm_unpacklo_epi64, _mm256_loadu_si256, _mm512_add_epi32,
+    _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
+    _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_or_si512, _mm512_reduce_max_epi32, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_si512, _mm512_sll_epi16, _mm512_slli_epi32, _mm512_srl_epi16,
+    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_xor_si512,
 };
 
 use super::{Kernel, Simd, unrolled};
@@ -135,9 +136,15 @@ impl Simd for Avx512Vnni {
         let factor = _mm512_set1_ps(factor);
         let low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from), factor));
         let high = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from.add(16)), factor));
-        _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(low));
-        _mm_storeu_si128(to.add(16).cast(), _mm512_cvtepi32_epi8(high));
-        [_mm512_reduce_add_epi32(low), _mm512_reduce_add_epi32(high)]
+        let (low, high) = (_mm512_cvtepi32_epi8(low), _mm512_cvtepi32_epi8(high));
+        _mm_storeu_si128(to.cast(), low);
+        _mm_storeu_si128(to.add(16).cast(), high);
+        // Four bytes at a time by the dot product with ones, then both halves in step.
+        let fours = |bytes| _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), bytes);
+        let (low, high) = (fours(low), fours(high));
+        let twos = _mm_add_epi32(_mm_unpacklo_epi64(low, high), _mm_unpackhi_epi64(low, high));
+        let sums = _mm_add_epi32(twos, _mm_shuffle_epi32::<0b10_11_00_01>(twos));
+        [_mm_extract_epi32::<0>(sums), _mm_extract_epi32::<2>(sums)]
     }
 
     #[inline(always)]
