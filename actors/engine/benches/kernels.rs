@@ -23,7 +23,7 @@ fn threads() -> Vec<usize> {
 }
 
 fn isas() -> impl Iterator<Item = Isa> {
-    [Isa::Avx2, Isa::Avx512Vnni]
+    [Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni]
         .into_iter()
         .filter(|isa| isa.is_available())
 }

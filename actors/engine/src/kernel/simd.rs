@@ -21,6 +21,8 @@ pub enum Isa {
     Portable,
     /// AVX2 with FMA and F16C, 8 lanes.
     Avx2,
+    /// AVX2 with AVX-VNNI, 8 lanes.
+    AvxVnni,
     /// AVX-512 (F, BW, VL) with VNNI, 16 lanes.
     Avx512Vnni,
     /// NEON, 8 lanes.
@@ -31,9 +33,10 @@ pub enum Isa {
 
 impl Isa {
     /// Of each architecture, slowest first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Portable,
         Self::Avx2,
+        Self::AvxVnni,
         Self::Avx512Vnni,
         Self::Neon,
         Self::NeonDotprod,
@@ -45,6 +48,7 @@ impl Isa {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Neon => "neon",
             Self::NeonDotprod => "neon-dotprod",
@@ -63,6 +67,8 @@ impl Isa {
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => {
                 Self::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
@@ -71,7 +77,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512Vnni => false,
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => false,
             // The architecture demands it.
             Self::Neon => cfg!(target_arch = "aarch64"),
             #[cfg(target_arch = "aarch64")]
@@ -96,11 +102,11 @@ impl Isa {
         match self {
             Self::Portable => portable::Portable::LANES,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::Avx2::LANES,
+            Self::Avx2 | Self::AvxVnni => avx2::Avx2::<false>::LANES,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => avx512::Avx512Vnni::LANES,
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512Vnni => portable::Portable::LANES,
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => portable::Portable::LANES,
             #[cfg(target_arch = "aarch64")]
             Self::Neon | Self::NeonDotprod => neon::Neon::<true>::LANES,
             #[cfg(not(target_arch = "aarch64"))]
@@ -134,9 +140,14 @@ pub(super) unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         Isa::Avx2 => unsafe { avx2::enter(kernel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller promises that the set is available.
+        Isa::AvxVnni => unsafe { avx2::enter_vnni(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller promises that the set is available.
         Isa::Avx512Vnni => unsafe { avx512::enter(kernel) },
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512Vnni => unreachable!("not available on this architecture"),
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => {
+            unreachable!("not available on this architecture")
+        }
         #[cfg(target_arch = "aarch64")]
         // SAFETY: the architecture has NEON; the rest is the caller's promise.
         Isa::Neon => unsafe { neon::enter(kernel) },
@@ -154,7 +165,7 @@ pub(super) fn fetch_far(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: an instruction of every x86-64; any address may be asked for.
     unsafe {
-        avx2::Avx2::prefetch_far(at);
+        avx2::Avx2::<false>::prefetch_far(at);
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: an instruction of every aarch64; any address may be asked for.

@@ -1,7 +1,8 @@
 //! The vector operations on AVX2 with FMA and F16C: every x86 CPU since 2013
-//! (Intel) or 2015 (AMD). Does not use the VEX form of VNNI.
+//! (Intel) or 2015 (AMD); with the VEX form of VNNI where the CPU has it (Intel's
+//! since Alder Lake, which lack AVX-512) and without.
 //!
-//! `maddubs` multiplies unsigned by signed bytes and adds pairs into 16 bits,
+//! Without, `maddubs` multiplies unsigned by signed bytes and adds pairs into 16 bits,
 //! saturating. Weights of 4 bits leave room for eight such sums (8 * 2 * 15 *
 //! 127 = 30,480), 5 bits for four, 6 bits for two; 8-bit weights for one, and
 //! only after their sign has moved to the input.
@@ -12,26 +13,35 @@ use std::arch::x86_64::{
     _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
     _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps,
     _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32,
-    _mm256_div_ps, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_epi32, _mm256_max_ps, _mm256_min_ps,
-    _mm256_mul_ps, _mm256_or_si256, _mm256_packs_epi16, _mm256_packs_epi32,
-    _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_sll_epi16,
-    _mm256_slli_epi32, _mm256_srl_epi16, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
-    _mm256_sub_ps,
+    _mm256_div_ps, _mm256_dpbusd_avx_epi32, _mm256_extracti128_si256, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_epi32,
+    _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_or_si256, _mm256_packs_epi16,
+    _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_si256, _mm256_sign_epi8,
+    _mm256_sll_epi16, _mm256_slli_epi32, _mm256_srl_epi16, _mm256_srli_epi32, _mm256_storeu_ps,
+    _mm256_storeu_si256, _mm256_sub_ps, _mm256_xor_si256,
 };
 
 use super::{Kernel, Simd, unrolled};
 
+/// `VNNI`: with the instructions of AVX-VNNI.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Avx2;
+pub(in super::super) struct Avx2<const VNNI: bool>;
 
 /// # Safety
 /// The CPU has AVX2, FMA and F16C; what `K` demands holds.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: this function's own contract.
-    unsafe { kernel.run::<Avx2>() }
+    unsafe { kernel.run::<Avx2<false>>() }
+}
+
+/// # Safety
+/// As [`enter`], and the CPU has AVX-VNNI.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn enter_vnni<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own contract.
+    unsafe { kernel.run::<Avx2<true>>() }
 }
 
 /// Four consecutive inputs, for every lane.
@@ -39,6 +49,29 @@ pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
 unsafe fn four(inputs: *const i8, group: usize) -> __m256i {
     // SAFETY: the caller's pointer is valid for the 32 inputs of a block.
     unsafe { _mm256_set1_epi32(inputs.add(4 * group).cast::<i32>().read_unaligned()) }
+}
+
+/// [`Simd::dot`] by `dpbusd`, the rows in step: one by one, each step would wait for the one before.
+#[inline(always)]
+unsafe fn dots<const FROM: usize, const COUNT: usize, const M: usize>(
+    weights: &[__m256i; 8],
+    inputs: [*const i8; M],
+    inits: [i32; M],
+) -> [__m256i; M] {
+    // SAFETY: the caller's pointers are valid; the CPU has AVX-VNNI, as for all of `Avx2<true>`.
+    unsafe {
+        let mut totals = [_mm256_setzero_si256(); M];
+        unrolled!(M, m => totals[m] = _mm256_set1_epi32(inits[m]));
+        let mut group = FROM;
+        while group < FROM + COUNT {
+            let weights = weights[group];
+            unrolled!(M, m => {
+                totals[m] = _mm256_dpbusd_avx_epi32(totals[m], weights, four(inputs[m], group));
+            });
+            group += 1;
+        }
+        totals
+    }
 }
 
 /// The sum of the lanes.
@@ -57,7 +90,7 @@ unsafe fn sum(lanes: __m256i) -> i32 {
 }
 
 #[expect(unsafe_op_in_unsafe_fn, reason = "one contract for all, on the trait")]
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
     const TILE: usize = 4;
     type F = __m256;
@@ -218,6 +251,9 @@ impl Simd for Avx2 {
         inputs: [*const i8; M],
         inits: [i32; M],
     ) -> [__m256i; M] {
+        if VNNI {
+            return dots::<FROM, COUNT, M>(weights, inputs, inits);
+        }
         // Sums of `maddubs` that fit into 16 bits.
         let run = const {
             match BITS {
@@ -247,17 +283,27 @@ impl Simd for Avx2 {
         totals
     }
 
+    /// With VNNI plus 128, because `dpbusd` takes its first operand unsigned.
     #[inline(always)]
     unsafe fn signed(weights: __m256i) -> __m256i {
-        weights
+        if VNNI {
+            _mm256_xor_si256(weights, _mm256_set1_epi8(i8::MIN))
+        } else {
+            weights
+        }
     }
     #[inline(always)]
     unsafe fn dot_signed<const M: usize>(
         weights: &[__m256i; 8],
         inputs: [*const i8; M],
-        _input_sums: [i32; M],
+        input_sums: [i32; M],
         init: i32,
     ) -> [__m256i; M] {
+        if VNNI {
+            let mut inits = [0; M];
+            unrolled!(M, m => inits[m] = init.wrapping_sub(input_sums[m].wrapping_mul(128)));
+            return dots::<0, 8, M>(weights, inputs, inits);
+        }
         let mut totals = [_mm256_set1_epi32(init); M];
         unrolled!(M, m => {
             for (group, &weights) in weights.iter().enumerate() {
