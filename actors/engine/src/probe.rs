@@ -177,9 +177,12 @@ pub fn describe(file: &ModelFile) -> String {
 }
 
 /// The layers to run: from the middle, because quantisers treat the ends alike and the
-/// middle as most of the model; all of a small model.
+/// middle as most of the model; all of a small model but its last, which does its whole work
+/// for projected rows only.
 fn sample(weight_bytes: &[u64], layers_min: u32) -> std::ops::Range<u32> {
     let all = u32::try_from(weight_bytes.len()).expect("a file has few layers: checked when read");
+    let all = all.saturating_sub(1).max(1).min(all);
+    let weight_bytes = &weight_bytes[..all as usize];
     let total: u64 = weight_bytes.iter().sum();
     let mean = (total / u64::from(all.max(1))).max(1);
     let enough = u32::try_from(BYTES_MIN.div_ceil(mean)).unwrap_or(all);
@@ -260,7 +263,8 @@ mod tests {
 
     #[test]
     fn samples_are_from_the_middle_and_whole_where_the_model_is_small() {
-        assert_eq!(sample(&[1 << 20; 30], 2), 0..30);
+        assert_eq!(sample(&[1 << 20; 30], 2), 0..29);
+        assert_eq!(sample(&[1 << 20; 2], 2), 0..1);
         assert_eq!(sample(&[64 << 20; 80], 2), 39..41);
         assert_eq!(sample(&[1 << 30; 80], 2), 39..41);
         assert_eq!(sample(&[1 << 30; 80], 8), 36..44);

@@ -44,6 +44,9 @@ pub(super) struct Bench {
     body: Runner,
     tail: Runner,
     layers: Range<u32>,
+    /// Of the body: of a model with a single layer it has the head, without whose work the layer
+    /// would not do its own.
+    logits: LogitRows,
     chunk_rows: usize,
     cached_rows: usize,
 }
@@ -91,6 +94,10 @@ impl Bench {
         Ok(Bench {
             body,
             tail,
+            logits: match layers.end == spec.layers {
+                true => LogitRows::All,
+                false => LogitRows::None,
+            },
             layers,
             chunk_rows,
             cached_rows,
@@ -127,11 +134,11 @@ impl Bench {
                 }
             }
             let found = [
-                self.body.rows(early, WINDOW, LogitRows::None)?,
-                self.body.rows(late, WINDOW, LogitRows::None)?,
+                self.body.rows(early, WINDOW, self.logits)?,
+                self.body.rows(late, WINDOW, self.logits)?,
                 self.tail.rows(alone, WINDOW_SHORT, LogitRows::Last)?,
-                self.body.chunk(early, self.chunk_rows)?,
-                self.body.chunk(late, self.chunk_rows)?,
+                self.body.chunk(early, self.chunk_rows, self.logits)?,
+                self.body.chunk(late, self.chunk_rows, self.logits)?,
             ];
             // The first finds cold caches, sleeping threads and pages never touched.
             if round > 0 || rounds == 0 {
@@ -214,8 +221,8 @@ impl Runner {
     }
 
     /// Seconds of a chunk.
-    fn chunk(&mut self, at: Place, rows: usize) -> Result<f64, EngineError> {
-        let taken = self.timed(at.slot, at.rows, rows, LogitRows::None)?;
+    fn chunk(&mut self, at: Place, rows: usize, logits: LogitRows) -> Result<f64, EngineError> {
+        let taken = self.timed(at.slot, at.rows, rows, logits)?;
         self.shard.truncate(at.slot, at.rows);
         Ok(taken.as_secs_f64())
     }
