@@ -181,13 +181,12 @@ pub fn describe(file: &ModelFile) -> String {
 /// for projected rows only.
 fn sample(weight_bytes: &[u64], layers_min: u32) -> std::ops::Range<u32> {
     let all = u32::try_from(weight_bytes.len()).expect("a file has few layers: checked when read");
-    let all = all.saturating_sub(1).max(1).min(all);
-    let weight_bytes = &weight_bytes[..all as usize];
+    let usable = all.saturating_sub(1).max(1).min(all);
     let total: u64 = weight_bytes.iter().sum();
     let mean = (total / u64::from(all.max(1))).max(1);
     let enough = u32::try_from(BYTES_MIN.div_ceil(mean)).unwrap_or(all);
-    let count = enough.max(layers_min).min(all);
-    let start = (all - count) / 2;
+    let count = enough.max(layers_min).min(usable);
+    let start = ((all - count) / 2).min(usable - count);
     start..start + count
 }
 
