@@ -76,7 +76,7 @@ struct Shared {
     job: UnsafeCell<Job>,
     /// Per thread, its run of the items. Written as `job` is.
     runs: Box<[Run]>,
-    /// Per thread.
+    /// Per thread, what it begins to fetch when its part of the job is done.
     ahead: Box<[Ahead]>,
     stop: AtomicBool,
     asleep: Vec<AtomicBool>,
