@@ -44,9 +44,6 @@ pub(super) struct Bench {
     body: Runner,
     tail: Runner,
     layers: Range<u32>,
-    /// Of the body: of a model with a single layer it has the head, without whose work the layer
-    /// would not do its own.
-    logits: LogitRows,
     chunk_rows: usize,
     cached_rows: usize,
 }
@@ -94,10 +91,6 @@ impl Bench {
         Ok(Bench {
             body,
             tail,
-            logits: match layers.end == spec.layers {
-                true => LogitRows::All,
-                false => LogitRows::None,
-            },
             layers,
             chunk_rows,
             cached_rows,
@@ -127,6 +120,12 @@ impl Bench {
         let mut taken: [Vec<f64>; 5] = Default::default();
         let (early, late) = (self.body.open(0)?, self.body.open(self.cached_rows)?);
         let alone = self.tail.open(0)?;
+        // A model of a single layer has its head in the body, and the layer would leave out
+        // what no row needs.
+        let logits = match self.layers.end == self.tail.shard.layers().end {
+            true => LogitRows::All,
+            false => LogitRows::None,
+        };
         for round in 0..=rounds {
             if round == 1 {
                 for one in [&mut self.body, &mut self.tail] {
@@ -134,11 +133,11 @@ impl Bench {
                 }
             }
             let found = [
-                self.body.rows(early, WINDOW, self.logits)?,
-                self.body.rows(late, WINDOW, self.logits)?,
+                self.body.rows(early, WINDOW, logits)?,
+                self.body.rows(late, WINDOW, logits)?,
                 self.tail.rows(alone, WINDOW_SHORT, LogitRows::Last)?,
-                self.body.chunk(early, self.chunk_rows, self.logits)?,
-                self.body.chunk(late, self.chunk_rows, self.logits)?,
+                self.body.chunk(early, self.chunk_rows, logits)?,
+                self.body.chunk(late, self.chunk_rows, logits)?,
             ];
             // The first finds cold caches, sleeping threads and pages never touched.
             if round > 0 || rounds == 0 {
