@@ -17,8 +17,9 @@ use crate::kernel::{
     RowShape, Span, attention, place, rms_norm, rms_norm_rows,
 };
 use crate::loaded::Origin;
+use crate::placed::{Placed, wanted};
 use crate::rope::{Angles, Frequencies};
-use crate::shard::{self, LogitRows, Placed, Report, ShardOptions, SlotId, Threads};
+use crate::shard::{LogitRows, Report, ShardOptions, SlotId, Threads};
 use crate::spec::Spec;
 pub(crate) use block::{Block, Head, format};
 
@@ -197,7 +198,7 @@ impl Stack {
     /// The rest of the model's last layer, of which only the rows that the head projects are
     /// read: the others had to put their keys and values into the cache, no more.
     fn finish(&mut self, block: &Block, layer: usize, hidden: &mut [f32], spans: &[Placed]) {
-        let wanted = shard::wanted(spans);
+        let wanted = wanted(spans);
         let width = self.spec.width;
         let stride = self.spec.query_width() + 2 * self.spec.kv_width();
         let mut kept = std::mem::take(&mut self.scratch.kept);

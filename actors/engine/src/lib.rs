@@ -26,6 +26,7 @@ mod kept;
 pub mod kernel;
 mod layout;
 mod loaded;
+mod placed;
 mod portable;
 pub mod probe;
 mod rope;

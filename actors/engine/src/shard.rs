@@ -15,6 +15,7 @@ use crate::error::EngineError;
 use crate::file::ModelFile;
 use crate::kernel::CacheFormat;
 use crate::loaded::Origin;
+use crate::placed::{Placed, wanted};
 use crate::spec::Spec;
 use crate::stack::Stack;
 
@@ -169,31 +170,6 @@ pub struct ShardMemory {
     pub kv_bytes: u64,
     /// Byte ranges of the file that it has mapped at any time, sorted, before rounding to pages.
     pub mapped: Vec<Range<u64>>,
-}
-
-/// A span with its place in its sequence checked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Placed {
-    pub(crate) slot: SlotId,
-    pub(crate) position: usize,
-    pub(crate) rows: usize,
-    pub(crate) logits: LogitRows,
-}
-
-impl Placed {
-    /// The part of the span, at its end, that the head projects.
-    pub(crate) fn wanted(&self) -> Option<Placed> {
-        let rows = match self.logits {
-            LogitRows::None => return None,
-            LogitRows::Last => 1,
-            LogitRows::All => self.rows,
-        };
-        Some(Placed {
-            position: self.position + self.rows - rows,
-            rows,
-            ..*self
-        })
-    }
 }
 
 /// Layers `[first, end)` of one model, with the embedding if `first` is 0 and
@@ -482,19 +458,6 @@ impl Shard {
             }
         }
     }
-}
-
-/// The rows of the batch that `placed` wants projected.
-pub(crate) fn wanted(placed: &[Placed]) -> Vec<usize> {
-    let mut wanted = Vec::new();
-    let mut end = 0;
-    for span in placed {
-        end += span.rows;
-        if let Some(part) = span.wanted() {
-            wanted.extend(end - part.rows..end);
-        }
-    }
-    wanted
 }
 
 fn check_context(asked: usize, limit: usize) -> Result<(), EngineError> {

@@ -7,7 +7,8 @@ use std::ops::Range;
 use crate::error::EngineError;
 use crate::file::ModelFile;
 use crate::kept::{Place, place};
-use crate::shard::{Placed, Report, ShardOptions, SlotId};
+use crate::placed::Placed;
+use crate::shard::{Report, ShardOptions, SlotId};
 use crate::{fast, portable};
 
 /// The layers of a shard and the caches of its sequences.

@@ -4,8 +4,8 @@ use candle_core::{Device, Result as CandleResult, Tensor};
 
 use super::Cache;
 use super::ops::softmax;
+use crate::placed::Placed;
 use crate::rope::{Angles, Frequencies};
-use crate::shard::Placed;
 use crate::spec::Spec;
 
 /// What all layers need to know of the rows of a pass.
