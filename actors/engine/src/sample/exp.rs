@@ -80,7 +80,11 @@ fn sum(values: &[f32], top: f32, scale: f32) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let (whole, rest) = values.as_chunks::<LANES>();
     for chunk in whole {
-        let exponentials = chunk.map(|x| exp((x - top) * scale));
+        // A loop: `map` would be a function of its own, compiled without the set.
+        let mut exponentials = [0.0f32; LANES];
+        for (exponential, x) in exponentials.iter_mut().zip(chunk) {
+            *exponential = exp((x - top) * scale);
+        }
         for (lane, exponential) in lanes.iter_mut().zip(exponentials) {
             *lane += f64::from(exponential);
         }
