@@ -25,7 +25,7 @@ mod weights;
 
 pub use attention::{AttentionScratch, AttentionShape, Span, attention};
 pub use cache::{CacheFormat, CacheShape, KvCache, KvLayer, Meter, PAGE_POSITIONS};
-pub use elementwise::{RopePairs, add, rms_norm, rms_norm_rows, rope, silu_mul};
+pub use elementwise::{RopePairs, add, rms_norm, rms_norm_rows, rope};
 pub use format::{BLOCK, Format};
 pub use pack::{Expected, PackError, Packed};
 pub use place::{RowShape, place};

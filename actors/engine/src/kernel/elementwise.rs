@@ -1,4 +1,4 @@
-//! What happens to rows between the products: norms, rotary positions, gates.
+//! What happens to rows between the products: norms, rotary positions, sums.
 //!
 //! Plain loops compiled once per instruction set; no fused multiply-add and
 //! one fixed order of sums, so every set gives the same bits. Rotary angles
@@ -87,19 +87,6 @@ pub fn rope(pairs: RopePairs, row: &mut [f32], head_dim: usize, cos: &[f32], sin
     });
 }
 
-/// `out = silu(gate) * up`.
-///
-/// # Panics
-/// When the lengths differ.
-pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert_eq!(
-        (gate.len(), up.len()),
-        (out.len(), out.len()),
-        "lengths differ"
-    );
-    run(SiluMul { gate, up, out });
-}
-
 /// `out = out + x` for each row of `x.len()`: a residual of as many rows, or a
 /// bias for all.
 ///
@@ -175,42 +162,6 @@ impl Kernel for Rotate<'_> {
                     }
                 }
             }
-        }
-    }
-}
-
-struct SiluMul<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    out: &'a mut [f32],
-}
-
-impl Kernel for SiluMul<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let whole = self.out.len() / S::LANES * S::LANES;
-        // SAFETY: `run`'s contract; `whole` vectors are inside all three.
-        unsafe {
-            let at = |at: usize, gate: *const f32, up: *const f32, out: *mut f32| {
-                let gate = math::silu::<S>(S::load(gate.add(at)));
-                S::store(out.add(at), S::mul(gate, S::load(up.add(at))));
-            };
-            for i in (0..whole).step_by(S::LANES) {
-                at(
-                    i,
-                    self.gate.as_ptr(),
-                    self.up.as_ptr(),
-                    self.out.as_mut_ptr(),
-                );
-            }
-            let (mut gate, mut up, mut out) = ([0.0; 16], [0.0; 16], [0.0; 16]);
-            let rest = self.out.len() - whole;
-            gate[..rest].copy_from_slice(&self.gate[whole..]);
-            up[..rest].copy_from_slice(&self.up[whole..]);
-            at(0, gate.as_ptr(), up.as_ptr(), out.as_mut_ptr());
-            self.out[whole..].copy_from_slice(&out[..rest]);
         }
     }
 }

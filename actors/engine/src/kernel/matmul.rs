@@ -12,7 +12,7 @@ use super::pack::{Packed, Segment};
 use super::pool::Pool;
 use super::rows::{Block, QuantizedRows};
 use super::share::Disjoint;
-use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::simd::{Isa, Kernel, Simd, dispatch, unrolled};
 use super::weights::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 
 mod floats;
@@ -337,32 +337,50 @@ impl<T: Tile> Strips<'_, T> {
             let inputs = self.inputs.add(row * self.len);
             let products = T::tile::<S, M>(scales, quants, inputs, self.len);
             let width = S::LANES.min(self.segment.rows - strip * S::LANES);
-            for (m, product) in products.into_iter().enumerate() {
-                let out = self.out.add((row + m) * self.out_cols + strip * S::LANES);
-                if width == S::LANES {
-                    finish::<S>(self.epilogue, product, out);
-                } else {
-                    // The last strip may be padded; its padding has no output.
-                    let mut padded = [0.0; 16];
-                    std::ptr::copy_nonoverlapping(out, padded.as_mut_ptr(), width);
-                    finish::<S>(self.epilogue, product, padded.as_mut_ptr());
-                    std::ptr::copy_nonoverlapping(padded.as_ptr(), out, width);
+            let first = self.out.add(row * self.out_cols + strip * S::LANES);
+            let mut outs = [first; M];
+            unrolled!(M, m => outs[m] = first.wrapping_add(m.wrapping_mul(self.out_cols)));
+            if width == S::LANES {
+                finish::<S, M>(self.epilogue, products, outs);
+            } else {
+                // The last strip may be padded; its padding has no output.
+                let mut padded = [[0.0f32; 16]; M];
+                let mut within = outs;
+                for m in 0..M {
+                    std::ptr::copy_nonoverlapping(outs[m], padded[m].as_mut_ptr(), width);
+                    within[m] = padded[m].as_mut_ptr();
+                }
+                finish::<S, M>(self.epilogue, products, within);
+                for m in 0..M {
+                    std::ptr::copy_nonoverlapping(padded[m].as_ptr(), outs[m], width);
                 }
             }
         }
     }
 }
 
+/// Vectors of `M` rows into the output, of which `outs` has their places.
 #[inline(always)]
-unsafe fn finish<S: Simd>(epilogue: Epilogue, product: S::F, out: *mut f32) {
-    // SAFETY: the caller's: a vector of outputs.
+unsafe fn finish<S: Simd, const M: usize>(
+    epilogue: Epilogue,
+    products: [S::F; M],
+    outs: [*mut f32; M],
+) {
+    let mut values = products;
+    // SAFETY: the caller's: a vector of outputs in each row.
     unsafe {
-        let value = match epilogue {
-            Epilogue::Store => product,
-            Epilogue::Add => S::add(S::load(out), product),
-            Epilogue::SiluGate => S::mul(super::math::silu::<S>(S::load(out)), product),
-        };
-        S::store(out, value);
+        match epilogue {
+            Epilogue::Store => {}
+            Epilogue::Add => {
+                unrolled!(M, m => values[m] = S::add(S::load(outs[m]), products[m]));
+            }
+            Epilogue::SiluGate => {
+                unrolled!(M, m => values[m] = S::load(outs[m]));
+                values = super::math::silu_each::<S, M>(values);
+                unrolled!(M, m => values[m] = S::mul(values[m], products[m]));
+            }
+        }
+        unrolled!(M, m => S::store(outs[m], values[m]));
     }
 }
 

@@ -8,7 +8,7 @@
 use super::format::BLOCK;
 use super::pool::Pool;
 use super::share::Disjoint;
-use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::simd::{Isa, Kernel, Simd, dispatch, unrolled};
 
 /// Below this many rows, quantising is cheaper than waking a worker.
 const ROWS_PER_ITEM: usize = 8;
@@ -162,35 +162,50 @@ impl Kernel for Quantize<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        for (block, floats) in self
-            .blocks
-            .iter_mut()
-            .zip(self.floats.as_chunks::<BLOCK>().0)
-        {
-            // SAFETY: `run`'s contract.
-            unsafe { quantize::<S>(floats, block) };
+        let (floats, _) = self.floats.as_chunks::<BLOCK>();
+        let (fours, rest) = self.blocks.as_chunks_mut::<IN_STEP>();
+        let (floats_of_fours, floats_of_rest) = floats.as_chunks::<IN_STEP>();
+        // SAFETY: `run`'s contract.
+        unsafe {
+            for (blocks, floats) in fours.iter_mut().zip(floats_of_fours) {
+                quantize::<S, IN_STEP>(floats, blocks);
+            }
+            for (block, floats) in rest.iter_mut().zip(floats_of_rest) {
+                quantize::<S, 1>(std::array::from_ref(floats), std::array::from_mut(block));
+            }
         }
     }
 }
 
-/// Fills one block from the 32 floats that it stands for.
+/// Blocks that are quantised together: one is a chain of operations that wait for each other,
+/// from the search for its largest to the sums of its bytes.
+const IN_STEP: usize = 4;
+
+/// Fills blocks from the 32 floats that each stands for.
 #[inline(always)]
-unsafe fn quantize<S: Simd>(floats: &[f32; BLOCK], block: &mut Block) {
+unsafe fn quantize<S: Simd, const N: usize>(floats: &[[f32; BLOCK]; N], blocks: &mut [Block; N]) {
+    let (mut magnitudes, mut inverses) = ([0.0; N], [0.0; N]);
+    let mut sums = [[0; 2]; N];
     // SAFETY: the caller's contract; 32 floats in, 32 bytes out.
-    let (magnitude, half_sums) = unsafe {
-        let magnitude = S::magnitude(floats.as_ptr());
-        // To their place at once: a copy would wait for the halves to be stored.
-        let quants = block.quants.as_mut_ptr();
-        let half_sums = S::to_bytes(floats.as_ptr(), inverse(magnitude), quants);
-        (magnitude, half_sums)
-    };
-    let scale = magnitude * (1.0 / 127.0);
-    let sum = half_sums[0].wrapping_add(half_sums[1]);
-    block.scale = half_precision(scale);
-    block.scaled_sum = half_precision(scale * sum as f32);
-    block.sum = sum;
-    block.half_sums = half_sums;
-    block.scaled_half_sums = half_sums.map(|sum| scale * sum as f32);
+    unsafe {
+        unrolled!(N, i => magnitudes[i] = S::magnitude(floats[i].as_ptr()));
+        unrolled!(N, i => inverses[i] = inverse(magnitudes[i]));
+        unrolled!(N, i => {
+            // To their place at once: a copy would wait for the halves to be stored.
+            let quants = blocks[i].quants.as_mut_ptr();
+            sums[i] = S::to_bytes(floats[i].as_ptr(), inverses[i], quants);
+        });
+    }
+    for ((block, magnitude), half_sums) in blocks.iter_mut().zip(magnitudes).zip(sums) {
+        let scale = magnitude * (1.0 / 127.0);
+        let sum = half_sums[0].wrapping_add(half_sums[1]);
+        block.scale = half_precision(scale);
+        block.scaled_sum = half_precision(scale * sum as f32);
+        block.sum = sum;
+        block.half_sums = half_sums;
+        // Without `map`, which could become a function that is compiled without the set.
+        block.scaled_half_sums = [scale * half_sums[0] as f32, scale * half_sums[1] as f32];
+    }
 }
 
 /// What the floats of a block are multiplied with. Below the least magnitude it

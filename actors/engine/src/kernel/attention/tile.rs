@@ -112,6 +112,12 @@ unsafe fn exp<S: Simd>(x: f32) -> f32 {
     lanes[0]
 }
 
+/// The vectors that hold these positions.
+#[inline(always)]
+fn whole_vectors<S: Simd>(positions: &Range<usize>) -> Range<usize> {
+    positions.start / S::LANES * S::LANES..positions.end.next_multiple_of(S::LANES)
+}
+
 /// A tile's softmax over one segment and the values it weighs.
 pub(super) struct SegmentTile<'a, 's> {
     pub(super) cache: KvLayer<'a>,
@@ -172,10 +178,14 @@ impl SegmentTile<'_, '_> {
         // SAFETY: `run`'s contract; the sizes were asserted above.
         unsafe {
             self.score_blocks::<S, E, M>(head, blocks.clone());
+            // All of the largest first: the search for one ends in a chain of waits.
             for m in 0..M {
-                self.softmax::<S>(m, blocks.clone());
+                self.part.largest[m] = self.largest::<S>(m, &self.seen(m, &blocks));
             }
-            self.weigh_values::<S, E, M>(head, blocks);
+            for m in 0..M {
+                self.weights::<S>(m, self.seen(m, &blocks), &blocks);
+            }
+            self.weigh_values::<S, E, M>(head, blocks.start * POSITIONS..end);
         }
     }
 
@@ -254,61 +264,90 @@ impl SegmentTile<'_, '_> {
         }
     }
 
-    /// Scores of query `m` to weights, zero where it does not see.
+    /// Positions of the segment that query `m` sees, counted from its first, within `blocks`.
     #[inline(always)]
-    unsafe fn softmax<S: Simd>(&mut self, m: usize, blocks: Range<usize>) {
+    fn seen(&self, m: usize, blocks: &Range<usize>) -> Range<usize> {
+        let first = self.first_position();
         let place = |position: usize| {
-            position
-                .saturating_sub(self.first_position())
-                .min(blocks.end * POSITIONS)
+            let place = position.saturating_sub(first);
+            place.clamp(blocks.start * POSITIONS, blocks.end * POSITIONS)
         };
-        let all = blocks.start * POSITIONS..blocks.end * POSITIONS;
-        let seen = place(self.visible[m].start).max(all.start)..place(self.visible[m].end);
+        place(self.visible[m].start)..place(self.visible[m].end)
+    }
+
+    /// The largest score of query `m`, and minus infinity for the scores that lie in a vector
+    /// with one that it sees and are none themselves.
+    #[inline(always)]
+    unsafe fn largest<S: Simd>(&mut self, m: usize, seen: &Range<usize>) -> f32 {
+        let vectors = whole_vectors::<S>(seen);
         let scores = &mut self.scores[m * SEGMENT..(m + 1) * SEGMENT];
-        if seen.is_empty() {
-            scores[all].fill(0.0);
-            self.part.weights[m] = 0.0;
-            return;
-        }
-        scores[all.start..seen.start].fill(f32::NEG_INFINITY);
-        scores[seen.end..all.end].fill(f32::NEG_INFINITY);
-        let scores_at = scores.as_mut_ptr();
-        // SAFETY: `run`'s contract; whole blocks of the scores.
-        let largest = unsafe {
+        scores[vectors.start..seen.start].fill(f32::NEG_INFINITY);
+        scores[seen.end..vectors.end].fill(f32::NEG_INFINITY);
+        let scores = scores.as_ptr();
+        // SAFETY: `run`'s contract; whole vectors of the scores.
+        unsafe {
             let mut largest = S::splat(f32::NEG_INFINITY);
-            let mut at = all.start;
-            while at < all.end {
-                largest = S::max(S::load(scores_at.add(at)), largest);
-                at += S::LANES;
+            for at in vectors.step_by(S::LANES) {
+                largest = S::max(S::load(scores.add(at)), largest);
             }
             let mut lanes = [f32::NEG_INFINITY; 16];
             S::store(lanes.as_mut_ptr(), largest);
-            lanes
-                .into_iter()
-                .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
-        };
-        // SAFETY: as above.
-        unsafe {
-            let mut at = all.start;
-            while at < all.end {
-                let score = S::sub(S::load(scores_at.add(at)), S::splat(largest));
-                S::store(scores_at.add(at), math::exp::<S>(score));
-                at += S::LANES;
-            }
+            math::pairs(lanes, |a, b| if b > a { b } else { a })
         }
-        // The exponential has no zero.
-        scores[all.start..seen.start].fill(0.0);
-        scores[seen.end..all.end].fill(0.0);
-        self.part.weights[m] = math::sum_by_sixteen(&scores[all], |weight| weight);
-        self.part.largest[m] = largest;
     }
 
-    /// Values times weights, position by position.
+    /// Scores of query `m` to weights, zero where it does not see.
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(&mut self, m: usize, seen: Range<usize>, blocks: &Range<usize>) {
+        let vectors = whole_vectors::<S>(&seen);
+        let scores = &mut self.scores[m * SEGMENT..(m + 1) * SEGMENT];
+        scores[blocks.start * POSITIONS..vectors.start].fill(0.0);
+        scores[vectors.end..blocks.end * POSITIONS].fill(0.0);
+        let at = scores.as_mut_ptr();
+        // SAFETY: `run`'s contract; whole vectors of the scores.
+        unsafe {
+            let largest = S::splat(self.part.largest[m]);
+            let mut sums = math::SumBySixteen::<S>::new();
+            let mut position = vectors.start;
+            while position < vectors.end {
+                if seen.start <= position && position + 4 * S::LANES <= seen.end {
+                    let mut weights = [largest; 4];
+                    unrolled!(4, v => {
+                        let at = at.add(position + v * S::LANES);
+                        weights[v] = S::sub(S::load(at), largest);
+                    });
+                    weights = math::exp_each::<S, 4>(weights);
+                    unrolled!(4, v => {
+                        S::store(at.add(position + v * S::LANES), weights[v]);
+                        sums.add(position + v * S::LANES, weights[v]);
+                    });
+                    position += 4 * S::LANES;
+                    continue;
+                }
+                let at = at.add(position);
+                let mut weights = math::exp::<S>(S::sub(S::load(at), largest));
+                S::store(at, weights);
+                if position < seen.start || position + S::LANES > seen.end {
+                    // The exponential has no zero.
+                    for lane in (0..S::LANES).filter(|lane| !seen.contains(&(position + lane))) {
+                        *at.add(lane) = 0.0;
+                    }
+                    weights = S::load(at);
+                }
+                sums.add(position, weights);
+                position += S::LANES;
+            }
+            self.part.weights[m] = sums.total();
+        }
+    }
+
+    /// Values times weights, position by position: those from the first of a block to the last
+    /// that anyone sees. What lies behind may be another sequence's.
     #[inline(always)]
     unsafe fn weigh_values<S: Simd, E: Element, const M: usize>(
         &mut self,
         head: HeadOfPage<'_, E>,
-        blocks: Range<usize>,
+        positions: Range<usize>,
     ) {
         let dim = self.part.padded_dim;
         let mut component = 0;
@@ -316,10 +355,10 @@ impl SegmentTile<'_, '_> {
             // SAFETY: `run`'s contract; `dim` is a multiple of 16.
             unsafe {
                 if dim - component >= 2 * S::LANES {
-                    self.weigh::<S, E, M, 2>(head, blocks.clone(), component);
+                    self.weigh::<S, E, M, 2>(head, positions.clone(), component);
                     component += 2 * S::LANES;
                 } else {
-                    self.weigh::<S, E, M, 1>(head, blocks.clone(), component);
+                    self.weigh::<S, E, M, 1>(head, positions.clone(), component);
                     component += S::LANES;
                 }
             }
@@ -330,7 +369,7 @@ impl SegmentTile<'_, '_> {
     unsafe fn weigh<S: Simd, E: Element, const M: usize, const V: usize>(
         &mut self,
         head: HeadOfPage<'_, E>,
-        blocks: Range<usize>,
+        positions: Range<usize>,
         component: usize,
     ) {
         let dim = self.part.padded_dim;
@@ -338,10 +377,10 @@ impl SegmentTile<'_, '_> {
         // SAFETY: the caller's; any address may be asked for.
         unsafe {
             let mut sums = [[S::splat(0.0); V]; M];
-            for block in blocks {
+            for block in positions.start / POSITIONS..positions.end.div_ceil(POSITIONS) {
                 let mut values = head.block(block).1.as_ptr().add(component);
                 let first = self.scores.as_ptr().add(block * POSITIONS);
-                for position in 0..POSITIONS {
+                for position in 0..POSITIONS.min(positions.end - block * POSITIONS) {
                     let weights = first.wrapping_add(position);
                     let mut value = [S::splat(0.0); V];
                     unrolled!(V, v => {

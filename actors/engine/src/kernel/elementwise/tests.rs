@@ -65,19 +65,13 @@ fn rotation_turns_each_pair_and_nothing_else() {
 }
 
 #[test]
-fn gates_and_sums() {
+fn sums_repeat_a_bias() {
     for n in [1, 7, 8, 16, 31, 100] {
-        let (gate, up) = (numbers(n, 4), numbers(n, 5));
-        let mut out = vec![0.0; n];
-        silu_mul(&gate, &up, &mut out);
-        for ((gate, up), out) in gate.iter().zip(&up).zip(&out) {
-            let exact = f64::from(*gate) / (1.0 + f64::from(-gate).exp()) * f64::from(*up);
-            assert!((f64::from(*out) - exact).abs() <= 5e-7 * exact.abs());
-        }
-        let mut sums = gate.repeat(3);
-        add(&up, &mut sums);
+        let (residual, bias) = (numbers(n, 4), numbers(n, 5));
+        let mut sums = residual.repeat(3);
+        add(&bias, &mut sums);
         for (i, sum) in sums.iter().enumerate() {
-            assert_eq!(*sum, gate[i % n] + up[i % n]);
+            assert_eq!(*sum, residual[i % n] + bias[i % n]);
         }
     }
 }

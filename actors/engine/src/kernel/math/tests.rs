@@ -1,4 +1,4 @@
-use super::{exp, silu, sum_by_sixteen};
+use super::{exp, silu_each, sum_by_sixteen};
 use crate::kernel::simd::{Isa, Kernel, Simd, dispatch};
 
 struct Both([f32; 16]);
@@ -14,7 +14,7 @@ impl Kernel for Both {
             unsafe {
                 let x = S::load(self.0.as_ptr().add(at));
                 S::store(out.0.as_mut_ptr().add(at), exp::<S>(x));
-                S::store(out.1.as_mut_ptr().add(at), silu::<S>(x));
+                S::store(out.1.as_mut_ptr().add(at), silu_each::<S, 1>([x])[0]);
             }
         }
         out
