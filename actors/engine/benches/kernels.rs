@@ -7,8 +7,8 @@
 #![expect(clippy::print_stdout, reason = "a bench talks to a person")]
 
 use cairn_engine::kernel::{
-    AttentionScratch, AttentionShape, CacheFormat, CacheShape, Format, Isa, KvCache, Meter, Packed,
-    Pool, QuantizedRows, Span, attention, probe, rms_norm_rows,
+    AttentionScratch, AttentionShape, CacheFormat, CacheShape, Format, Isa, KvCache, Packed, Pool,
+    QuantizedRows, Span, Stock, attention, probe, rms_norm_rows,
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -127,7 +127,7 @@ fn attending(criterion: &mut Criterion) {
             head_dim,
             format: CacheFormat::F32,
         };
-        let mut cache = KvCache::new(layer, &Meter::default().into());
+        let mut cache = KvCache::new(layer, &Stock::default().into());
         cache.reserve(0..end).expect("memory");
         let numbers = |n: usize| {
             (0..n)

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use crate::error::EngineError;
 use crate::file::ModelFile;
 use crate::kernel::{
-    AttentionScratch, AttentionShape, CacheShape, KvCache, Meter, Packed, Pool, QuantizedRows,
-    RowShape, Span, attention, place, rms_norm, rms_norm_rows,
+    AttentionScratch, AttentionShape, CacheShape, KvCache, PAGE_POSITIONS, Packed, Pool,
+    QuantizedRows, RowShape, Span, Stock, attention, place, rms_norm, rms_norm_rows,
 };
 use crate::loaded::Origin;
 use crate::placed::{Placed, wanted};
@@ -39,7 +39,7 @@ pub(crate) struct Stack {
     head: Option<Arc<Head>>,
     caches: BTreeMap<SlotId, KvCache>,
     cache_shape: CacheShape,
-    cache_meter: Arc<Meter>,
+    stock: Arc<Stock>,
     pool: Pool,
     scratch: Scratch,
 }
@@ -105,7 +105,7 @@ impl Stack {
                 head_dim: spec.head_dim,
                 format: options.cache,
             },
-            cache_meter: Arc::default(),
+            stock: Stock::keeping(options.context.div_ceil(PAGE_POSITIONS)).into(),
             blocks,
             head,
             caches: BTreeMap::new(),
@@ -132,7 +132,7 @@ impl Stack {
     }
 
     pub(crate) fn open(&mut self, slot: SlotId) {
-        let cache = KvCache::new(self.cache_shape, &self.cache_meter);
+        let cache = KvCache::new(self.cache_shape, &self.stock);
         self.caches.insert(slot, cache);
     }
 
@@ -144,7 +144,7 @@ impl Stack {
 
     /// Bytes of the pages of all caches, those that several share counted once.
     pub(crate) fn kv_bytes(&self) -> u64 {
-        self.cache_meter.bytes()
+        self.stock.bytes_in_use()
     }
 
     pub(crate) fn close(&mut self, slot: SlotId) {

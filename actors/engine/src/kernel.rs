@@ -24,7 +24,7 @@ mod simd;
 mod weights;
 
 pub use attention::{AttentionScratch, AttentionShape, Span, attention};
-pub use cache::{CacheFormat, CacheShape, KvCache, KvLayer, Meter, PAGE_POSITIONS};
+pub use cache::{CacheFormat, CacheShape, KvCache, KvLayer, PAGE_POSITIONS, Stock};
 pub use elementwise::{RopePairs, add, rms_norm, rms_norm_rows, rope};
 pub use format::{BLOCK, Format};
 pub use pack::{Expected, PackError, Packed};

@@ -14,7 +14,7 @@ mod page;
 #[cfg(test)]
 mod tests;
 
-pub use page::{CacheFormat, CacheShape, Meter, PAGE_POSITIONS};
+pub use page::{CacheFormat, CacheShape, PAGE_POSITIONS, Stock};
 pub(super) use page::{Element, POSITIONS};
 use page::{Numbers, Page};
 
@@ -23,18 +23,18 @@ use page::{Numbers, Page};
 pub struct KvCache {
     shape: CacheShape,
     pages: Vec<Arc<Page>>,
-    meter: Arc<Meter>,
+    stock: Arc<Stock>,
 }
 
 impl KvCache {
-    /// An empty cache, whose pages `meter` counts.
+    /// An empty cache, whose pages `stock` counts.
     #[must_use]
-    pub fn new(shape: CacheShape, meter: &Arc<Meter>) -> Self {
-        let meter = Arc::clone(meter);
+    pub fn new(shape: CacheShape, stock: &Arc<Stock>) -> Self {
+        let stock = Arc::clone(stock);
         Self {
             shape,
             pages: Vec::new(),
-            meter,
+            stock,
         }
     }
 
@@ -47,7 +47,7 @@ impl KvCache {
         Self {
             shape: self.shape,
             pages: self.pages[..positions.div_ceil(PAGE_POSITIONS)].to_vec(),
-            meter: Arc::clone(&self.meter),
+            stock: Arc::clone(&self.stock),
         }
     }
 
@@ -64,12 +64,12 @@ impl KvCache {
         );
         for index in pages(&positions) {
             let Some(held) = self.pages.get_mut(index) else {
-                let page = Page::new(&self.shape, &self.meter)?;
+                let page = Page::new(&self.shape, &self.stock)?;
                 self.pages.push(Arc::new(page));
                 continue;
             };
             if Arc::get_mut(held).is_none() {
-                let mut page = Page::new(&self.shape, &self.meter)?;
+                let mut page = Page::new(&self.shape, &self.stock)?;
                 let before = positions.start.saturating_sub(index * PAGE_POSITIONS);
                 page.copy_from(held, before, &self.shape);
                 *held = Arc::new(page);

@@ -31,15 +31,22 @@ unsafe impl<T: Zeroable> Send for Pages<T> {}
 // SAFETY: as above.
 unsafe impl<T: Zeroable> Sync for Pages<T> {}
 
+/// None of them.
+impl<T: Zeroable> Default for Pages<T> {
+    fn default() -> Self {
+        Self {
+            data: NonNull::dangling(),
+            len: 0,
+        }
+    }
+}
+
 impl<T: Zeroable> Pages<T> {
     /// # Errors
     /// When the system has no address space or memory left.
     pub(super) fn zeroed(len: usize) -> io::Result<Self> {
         if len == 0 {
-            return Ok(Self {
-                data: NonNull::dangling(),
-                len,
-            });
+            return Ok(Self::default());
         }
         let bytes = len
             .checked_mul(size_of::<T>())

@@ -108,7 +108,7 @@ fn place_in_page(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::cache::{CacheFormat, CacheShape, Meter};
+    use crate::kernel::cache::{CacheFormat, CacheShape, Stock};
 
     #[test]
     fn threads_and_chunks_leave_no_trace() {
@@ -132,7 +132,7 @@ mod tests {
                 head_dim: 6,
                 format: CacheFormat::F32,
             };
-            let mut cache = KvCache::new(cache, &Meter::default().into());
+            let mut cache = KvCache::new(cache, &Stock::default().into());
             cache.reserve(0..first + n).expect("memory");
             let mut rows: Vec<f32> = numbers(n * shape.len()).collect();
             for (index, rows) in rows.chunks_mut(chunk * shape.len()).enumerate() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{AttentionScratch, AttentionShape, Span, attention};
-use crate::kernel::{CacheFormat, CacheShape, KvCache, Pool};
+use crate::kernel::{CacheFormat, CacheShape, KvCache, PAGE_POSITIONS, Pool, Stock};
 
 fn number(i: usize, seed: usize) -> f32 {
     ((i * 7919 + seed * 104_729 + i * i % 641) % 2003) as f32 / 400.0 - 2.5
@@ -73,13 +73,18 @@ impl Case {
     }
 
     fn cache(&self, rows: usize) -> KvCache {
+        self.cache_from(&Arc::default(), rows)
+    }
+
+    /// Of pages from `stock`.
+    fn cache_from(&self, stock: &Arc<Stock>, rows: usize) -> KvCache {
         let shape = CacheShape {
             layers: 1,
             kv_heads: self.shape.kv_heads,
             head_dim: self.shape.head_dim,
             format: self.format,
         };
-        let mut cache = KvCache::new(shape, &Arc::default());
+        let mut cache = KvCache::new(shape, stock);
         cache.reserve(0..rows).expect("memory");
         let width = self.shape.kv_heads * self.shape.head_dim;
         let rows = self
@@ -126,12 +131,16 @@ impl Case {
 
     /// Chunk by chunk, the cache holding no more than the chunk's rows.
     fn run(&self, pool: &Pool, chunk: usize) -> Vec<f32> {
+        self.run_from(&Arc::default(), pool, chunk)
+    }
+
+    fn run_from(&self, stock: &Arc<Stock>, pool: &Pool, chunk: usize) -> Vec<f32> {
         let width = self.shape.heads * self.shape.head_dim;
         let mut scratch = AttentionScratch::default();
         let mut out = vec![f32::NAN; self.len * width];
         for (index, out) in out.chunks_mut(chunk * width).enumerate() {
             let (position, rows) = (index * chunk, out.len() / width);
-            let cache = self.cache(position + rows);
+            let cache = self.cache_from(stock, position + rows);
             let spans = [Span {
                 cache: cache.layer(0),
                 position,
@@ -274,4 +283,23 @@ fn a_span_past_its_cache_is_refused() {
         &mut [0.0; 4],
         scratch,
     );
+}
+
+#[test]
+fn what_a_page_held_before_leaves_no_trace() {
+    let pool = Pool::new(2);
+    for case in Case::all() {
+        let pages = case.len.div_ceil(PAGE_POSITIONS);
+        let stock = Arc::new(Stock::keeping(pages));
+        let mut full = case.cache_from(&stock, pages * PAGE_POSITIONS);
+        let nothing = vec![f32::NAN; case.shape.kv_heads * case.shape.head_dim];
+        for position in 0..pages * PAGE_POSITIONS {
+            full.write(0, position, &nothing, &nothing);
+        }
+        drop(full);
+        for chunk in [1, 7, case.len] {
+            let right = case.run(&pool, chunk);
+            assert_eq!(case.run_from(&stock, &pool, chunk), right, "{chunk}");
+        }
+    }
 }

@@ -4,8 +4,8 @@
 //! system has for a process.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::f16;
 
@@ -88,26 +88,44 @@ impl CacheShape {
     }
 }
 
-/// Counts the bytes of the pages that live, each once, however many sequences hold it.
+/// The pages of a stage: counts those in use, each once however many sequences hold it, and keeps
+/// some that came back. A fresh page costs a fault for each 4 KiB, whatever is written there.
 #[derive(Debug, Default)]
-pub struct Meter(AtomicU64);
+pub struct Stock {
+    bytes_in_use: AtomicU64,
+    kept: Mutex<Vec<Numbers>>,
+    kept_max: usize,
+}
 
-impl Meter {
-    /// Bytes of all pages that were taken and not yet given back.
+impl Stock {
+    /// Keeps up to `pages` pages that came back; the default keeps none.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    pub fn keeping(pages: usize) -> Self {
+        Self {
+            kept_max: pages,
+            ..Self::default()
+        }
+    }
+
+    /// Bytes of the pages in use.
+    #[must_use]
+    pub fn bytes_in_use(&self) -> u64 {
+        self.bytes_in_use.load(Ordering::Relaxed)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Numbers>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Keys and values of [`PAGE_POSITIONS`] positions, zero where nothing was written. Layer by
-/// layer, block by block of 16 positions and head by head: keys `(padded_dim, 16)`, so that a
+/// Keys and values of [`PAGE_POSITIONS`] positions; where nothing was written, zeros or what
+/// another sequence wrote there. Layer by layer, block by block of 16 positions and head by head: keys `(padded_dim, 16)`, so that a
 /// vector holds one component of many keys, then values `(16, padded_dim)`.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) numbers: Numbers,
     bytes: u64,
-    meter: Arc<Meter>,
+    stock: Arc<Stock>,
 }
 
 #[derive(Debug)]
@@ -116,21 +134,30 @@ pub(in crate::kernel) enum Numbers {
     F16(Pages<u16>),
 }
 
+impl Numbers {
+    /// All of them, for another page.
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::F32(Pages::default()))
+    }
+}
+
 impl Page {
     /// # Errors
     /// When the system has no address space for it.
-    pub(super) fn new(shape: &CacheShape, meter: &Arc<Meter>) -> io::Result<Page> {
+    pub(super) fn new(shape: &CacheShape, stock: &Arc<Stock>) -> io::Result<Page> {
         let len = shape.layers * shape.layer_len();
-        let numbers = match shape.format {
-            CacheFormat::F32 => Numbers::F32(Pages::zeroed(len)?),
-            CacheFormat::F16 => Numbers::F16(Pages::zeroed(len)?),
+        let kept = stock.kept().pop();
+        let numbers = match (kept, shape.format) {
+            (Some(kept), _) => kept,
+            (None, CacheFormat::F32) => Numbers::F32(Pages::zeroed(len)?),
+            (None, CacheFormat::F16) => Numbers::F16(Pages::zeroed(len)?),
         };
         let bytes = shape.page_bytes() as u64;
-        meter.0.fetch_add(bytes, Ordering::Relaxed);
+        stock.bytes_in_use.fetch_add(bytes, Ordering::Relaxed);
         Ok(Page {
             numbers,
             bytes,
-            meter: Arc::clone(meter),
+            stock: Arc::clone(stock),
         })
     }
 
@@ -158,7 +185,12 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        self.meter.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        let stock = &self.stock;
+        stock.bytes_in_use.fetch_sub(self.bytes, Ordering::Relaxed);
+        let mut kept = stock.kept();
+        if kept.len() < stock.kept_max {
+            kept.push(self.numbers.take());
+        }
     }
 }
 

@@ -8,8 +8,8 @@ const SHAPE: CacheShape = CacheShape {
 };
 
 /// A cache of `positions` positions, each of which holds its number, and `mark` more in values.
-fn written(positions: usize, meter: &Arc<Meter>, mark: f32) -> KvCache {
-    let mut cache = KvCache::new(SHAPE, meter);
+fn written(positions: usize, stock: &Arc<Stock>, mark: f32) -> KvCache {
+    let mut cache = KvCache::new(SHAPE, stock);
     write(&mut cache, 0..positions, mark);
     cache
 }
@@ -49,35 +49,43 @@ fn assert_marks(cache: &KvCache, positions: Range<usize>, mark: f32) {
 
 #[test]
 fn pages_are_taken_as_rows_come_and_given_back() {
-    let meter = Arc::default();
+    let stock = Arc::default();
     let page = SHAPE.page_bytes() as u64;
-    let mut cache = KvCache::new(SHAPE, &meter);
-    assert_eq!(meter.bytes(), 0);
+    let mut cache = KvCache::new(SHAPE, &stock);
+    assert_eq!(stock.bytes_in_use(), 0);
     cache.reserve(0..1).expect("memory");
     cache.reserve(1..PAGE_POSITIONS).expect("memory");
-    assert_eq!(meter.bytes(), page);
+    assert_eq!(stock.bytes_in_use(), page);
     cache
         .reserve(PAGE_POSITIONS - 1..PAGE_POSITIONS + 1)
         .expect("memory");
-    assert_eq!(meter.bytes(), 2 * page);
+    assert_eq!(stock.bytes_in_use(), 2 * page);
     drop(cache);
-    assert_eq!(meter.bytes(), 0);
+    assert_eq!(stock.bytes_in_use(), 0);
 }
 
 #[test]
 fn a_shared_page_is_held_once_until_one_writes_into_it() {
-    let meter = Arc::default();
+    let stock = Arc::default();
     let page = SHAPE.page_bytes() as u64;
     let rows = 2 * PAGE_POSITIONS + 40;
-    let first = written(rows, &meter, 0.0);
+    let first = written(rows, &stock, 0.0);
     let mut others = [(); 5].map(|()| first.fork(rows));
-    assert_eq!(meter.bytes(), 3 * page);
+    assert_eq!(stock.bytes_in_use(), 3 * page);
     for other in &mut others {
         write(other, rows..rows + 1, 7.0);
     }
-    assert_eq!(meter.bytes(), (3 + 5) * page, "only the last is copied");
+    assert_eq!(
+        stock.bytes_in_use(),
+        (3 + 5) * page,
+        "only the last is copied"
+    );
     drop(first);
-    assert_eq!(meter.bytes(), (2 + 5) * page, "others hold the rest of it");
+    assert_eq!(
+        stock.bytes_in_use(),
+        (2 + 5) * page,
+        "others hold the rest of it"
+    );
     for other in &others {
         assert_marks(other, 0..rows, 0.0);
         assert_marks(other, rows..rows + 1, 7.0);
@@ -86,11 +94,11 @@ fn a_shared_page_is_held_once_until_one_writes_into_it() {
 
 #[test]
 fn neither_side_of_a_fork_sees_what_the_other_writes() {
-    let meter = Arc::default();
+    let stock = Arc::default();
     for rows in [1, 15, 16, 17, 40, PAGE_POSITIONS, PAGE_POSITIONS + 1] {
         for original_first in [true, false] {
             let end = PAGE_POSITIONS + 50;
-            let mut original = written(end, &meter, 0.0);
+            let mut original = written(end, &stock, 0.0);
             let mut fork = original.fork(rows);
             if original_first {
                 write(&mut original, end..end + 5, 1.0);
@@ -109,9 +117,9 @@ fn neither_side_of_a_fork_sees_what_the_other_writes() {
 
 #[test]
 fn rows_before_those_that_were_shared_can_be_written_again() {
-    let meter = Arc::default();
+    let stock = Arc::default();
     let rows = PAGE_POSITIONS + 20;
-    let mut original = written(rows, &meter, 0.0);
+    let mut original = written(rows, &stock, 0.0);
     let fork = original.fork(rows);
     write(&mut original, 5..rows, 3.0);
     assert_marks(&original, 0..5, 0.0);
@@ -121,20 +129,34 @@ fn rows_before_those_that_were_shared_can_be_written_again() {
 
 #[test]
 fn the_last_holder_writes_in_place() {
-    let meter = Arc::default();
-    let original = written(20, &meter, 0.0);
+    let stock = Arc::default();
+    let original = written(20, &stock, 0.0);
     let mut fork = original.fork(20);
     drop(original);
     write(&mut fork, 20..30, 0.0);
-    assert_eq!(meter.bytes(), SHAPE.page_bytes() as u64);
+    assert_eq!(stock.bytes_in_use(), SHAPE.page_bytes() as u64);
     assert_marks(&fork, 0..30, 0.0);
 }
 
 #[test]
 #[should_panic(expected = "reserved before they are written")]
 fn a_shared_page_is_not_written() {
-    let meter = Arc::default();
-    let mut original = written(20, &meter, 0.0);
+    let stock = Arc::default();
+    let mut original = written(20, &stock, 0.0);
     let _fork = original.fork(20);
     original.write(0, 19, &[0.0; 3], &[0.0; 3]);
+}
+
+#[test]
+fn a_few_pages_are_kept_for_the_next_sequence() {
+    let stock = Arc::new(Stock::keeping(1));
+    drop(written(2 * PAGE_POSITIONS, &stock, 0.0));
+    assert_eq!(stock.bytes_in_use(), 0);
+    let mut next = KvCache::new(SHAPE, &stock);
+    next.reserve(0..2 * PAGE_POSITIONS).expect("memory");
+    let is_fresh = |page: usize| {
+        let (keys, _) = next.layer(0).head_of_page::<f32>(page, 0).block(1);
+        keys.iter().all(|&key| key == 0.0)
+    };
+    assert_eq!([is_fresh(0), is_fresh(1)], [false, true]);
 }
