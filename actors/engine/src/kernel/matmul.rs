@@ -15,9 +15,11 @@ use super::share::Disjoint;
 use super::simd::{Isa, Kernel, Simd, dispatch, unrolled};
 use super::weights::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 
+mod ahead;
 mod floats;
 mod tile;
 
+use ahead::Pace;
 use floats::{Bf16, F16, F32, FloatTile};
 use tile::{QuantTile, Tile};
 
@@ -236,6 +238,7 @@ impl<'a> Product<'a> {
                     out: self.out.0.wrapping_add(segment.first_row),
                     out_cols: self.out_cols,
                     epilogue: self.epilogue,
+                    pace: Pace::detect(),
                 };
                 // SAFETY: `pack_for` checked the set. `new` checked the sizes
                 // of inputs and outputs, `pack` those of the strips, and no
@@ -284,6 +287,7 @@ struct Strips<'a, T: Tile> {
     out: *mut f32,
     out_cols: usize,
     epilogue: Epilogue,
+    pace: Pace,
 }
 
 impl<T: Tile> Kernel for Strips<'_, T> {
@@ -335,7 +339,7 @@ impl<T: Tile> Strips<'_, T> {
             let scales = self.segment.data.as_ptr().add(strip * layout.strip_bytes());
             let quants = scales.add(layout.scale_plane);
             let inputs = self.inputs.add(row * self.len);
-            let products = T::tile::<S, M>(scales, quants, inputs, self.len);
+            let products = T::tile::<S, M>(scales, quants, inputs, self.len, self.pace);
             let width = S::LANES.min(self.segment.rows - strip * S::LANES);
             let first = self.out.add(row * self.out_cols + strip * S::LANES);
             let mut outs = [first; M];

@@ -233,6 +233,8 @@ pub(super) trait Simd: Copy {
     unsafe fn prefetch(at: *const u8);
     /// Asks for a cache line, but only into the second-level cache.
     unsafe fn prefetch_far(at: *const u8);
+    /// Asks for a cache line that will be used once.
+    unsafe fn prefetch_once(at: *const u8);
     unsafe fn bytes(from: *const u8) -> Self::B;
     unsafe fn and(a: Self::B, mask: u8) -> Self::B;
     unsafe fn or(a: Self::B, b: Self::B) -> Self::B;

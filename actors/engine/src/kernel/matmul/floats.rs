@@ -3,7 +3,8 @@
 
 use std::marker::PhantomData;
 
-use super::tile::{Ahead, Tile};
+use super::ahead::{Ahead, Pace};
+use super::tile::Tile;
 use crate::kernel::simd::{Simd, unrolled};
 
 /// How a lane's weights of one input are read.
@@ -61,6 +62,7 @@ impl<W: Float> Tile for FloatTile<W> {
         mut weights: *const u8,
         inputs: *const f32,
         len: usize,
+        pace: Pace,
     ) -> [S::F; M] {
         let step = W::BYTES * S::LANES;
         // SAFETY: the caller's contract: `len` inputs in the strip and in each
@@ -73,7 +75,7 @@ impl<W: Float> Tile for FloatTile<W> {
             let mut rows = [inputs; M];
             unrolled!(M, m => rows[m] = inputs.wrapping_add(m.wrapping_mul(len)));
             let end = inputs.add(len & !1);
-            let mut ahead = Ahead::of(weights);
+            let mut ahead = Ahead::of(weights, pace);
             while rows[0] < end {
                 ahead.advance::<S>(2 * step);
                 let first = W::load::<S>(weights);

@@ -4,50 +4,10 @@
 
 use std::marker::PhantomData;
 
+use super::ahead::{Ahead, Pace};
 use crate::kernel::rows::Block;
 use crate::kernel::simd::{Simd, unrolled};
 use crate::kernel::weights::Weights;
-
-/// How far ahead of their use weights are asked for, into the first-level cache and into the
-/// second. In two steps, because the first has a dozen lines under way at most and the second
-/// several times as many. What is near comes from the second-level cache, which is soon, so that
-/// little of the first waits for its use. The CPU's own prefetcher stops at each page. A batch of a
-/// few rows waits for memory like a single one, and for many rows the asking costs little.
-const NEAR_BYTES: usize = 1024;
-const FAR_BYTES: usize = 8192;
-
-/// Asks for a strip's bytes, scales and quants alike, at the pace of their use.
-pub(super) struct Ahead {
-    next: *const u8,
-    end: *const u8,
-}
-
-impl Ahead {
-    #[inline(always)]
-    pub(super) fn of(strip: *const u8) -> Self {
-        Self {
-            next: strip,
-            end: strip,
-        }
-    }
-
-    /// While the strip's next `bytes` are used.
-    ///
-    /// # Safety
-    /// As for [`Simd`].
-    #[inline(always)]
-    pub(super) unsafe fn advance<S: Simd>(&mut self, bytes: usize) {
-        self.end = self.end.wrapping_add(bytes);
-        while self.next < self.end {
-            // SAFETY: any address may be asked for.
-            unsafe {
-                S::prefetch(self.next.wrapping_add(NEAR_BYTES));
-                S::prefetch_far(self.next.wrapping_add(FAR_BYTES));
-            }
-            self.next = self.next.wrapping_add(64);
-        }
-    }
-}
 
 /// A strip times `M` rows.
 pub(super) trait Tile {
@@ -63,6 +23,7 @@ pub(super) trait Tile {
         quants: *const u8,
         inputs: *const Self::Input,
         len: usize,
+        pace: Pace,
     ) -> [S::F; M];
 }
 
@@ -78,6 +39,7 @@ impl<W: Weights> Tile for QuantTile<W> {
         mut quants: *const u8,
         inputs: *const Block,
         len: usize,
+        pace: Pace,
     ) -> [S::F; M] {
         // SAFETY: the caller's contract: `len` blocks in the strip and in each
         // row, `len` a multiple of the unit.
@@ -86,7 +48,7 @@ impl<W: Weights> Tile for QuantTile<W> {
             let mut rows = [inputs; M];
             unrolled!(M, m => rows[m] = inputs.wrapping_add(m.wrapping_mul(len)));
             let end = inputs.add(len);
-            let mut ahead = Ahead::of(scales);
+            let mut ahead = Ahead::of(scales, pace);
             while rows[0] < end {
                 for within in 0..W::UNIT {
                     let scale_bytes = W::SCALE_BYTES * S::LANES / W::UNIT;

@@ -284,6 +284,14 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         );
     }
     #[inline(always)]
+    unsafe fn prefetch_once(at: *const u8) {
+        std::arch::asm!(
+            "prfm pldl1strm, [{at}]",
+            at = in(reg) at,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    #[inline(always)]
     unsafe fn bytes(from: *const u8) -> Self::B {
         uint8x16x2_t(vld1q_u8(from), vld1q_u8(from.add(16)))
     }

@@ -130,6 +130,8 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn prefetch_far(_at: *const u8) {}
     #[inline(always)]
+    unsafe fn prefetch_once(_at: *const u8) {}
+    #[inline(always)]
     unsafe fn bytes(from: *const u8) -> Self::B {
         array(from)
     }
