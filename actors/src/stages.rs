@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 
 use cairn_engine::kernel::PAGE_POSITIONS;
 use cairn_engine::{
-    Batch, BatchSpan, EngineError, Input as Rows, LogitRows, Output, SamplerParams, Shard, SlotId,
-    sample,
+    Batch, BatchSpan, Draw, EngineError, Input as Rows, LogitRows, Output, Sampled, SamplerParams,
+    Shard, SlotId,
 };
 use cairn_machine::shard::{PAGE_ROWS, Pass, PassItem, PassOutput};
-use cairn_wire::data::{Ask, Prefix, SampledToken, Sampling};
+use cairn_wire::data::{Ask, Prefix, SampledToken, Sampling, Span};
 use cairn_wire::id::{PlanId, SequenceId};
 
 use crate::library::chain;
@@ -221,22 +221,24 @@ impl Stage {
     /// One token for each item that asked, from its row of `logits` (rows, vocabulary).
     fn sample(&self, items: &[PassItem], logits: &mut [f32]) -> Vec<SampledToken> {
         let asking = items.iter().filter(|item| item.span.ask == Ask::Token);
-        let rows = logits.chunks_mut(self.shard.spec().vocabulary);
-        let mut tokens = Vec::new();
-        for (item, row) in asking.zip(rows) {
-            let span = item.span;
+        let spans: Vec<Span> = asking.map(|item| item.span).collect();
+        let draw = |span: &Span| {
             let held = &self.sequences[&span.sequence];
-            let position = span.position + span.rows;
-            let params = sampler(&held.sampling);
-            let sampled = sample(row, &params, position, &held.history);
-            tokens.push(SampledToken {
-                sequence: span.sequence,
-                position,
-                token: sampled.token,
-                logprob: sampled.logprob,
-            });
-        }
-        tokens
+            Draw {
+                params: sampler(&held.sampling),
+                position: span.position + span.rows,
+                history: &held.history,
+            }
+        };
+        let draws: Vec<Draw<'_>> = spans.iter().map(draw).collect();
+        let sampled = self.shard.sample_each(logits, &draws);
+        let token = |((span, draw), sampled): ((&Span, &Draw<'_>), Sampled)| SampledToken {
+            sequence: span.sequence,
+            position: draw.position,
+            token: sampled.token,
+            logprob: sampled.logprob,
+        };
+        spans.iter().zip(&draws).zip(sampled).map(token).collect()
     }
 }
 

@@ -131,6 +131,10 @@ impl Stack {
         self.pool.rouse();
     }
 
+    pub(crate) fn each(&self, count: usize, job: &(dyn Fn(usize) + Sync)) {
+        self.pool.for_each(count, &|_, item| job(item));
+    }
+
     pub(crate) fn open(&mut self, slot: SlotId) {
         let cache = KvCache::new(self.cache_shape, &self.stock);
         self.caches.insert(slot, cache);

@@ -49,7 +49,7 @@ pub use file::{LayerCost, LayerCosts, ModelFile};
 pub use gguf::TensorType;
 pub use kept::KeptLayer;
 pub use kernel::CacheFormat;
-pub use sample::{Sampled, SamplerParams, sample};
+pub use sample::{Draw, Sampled, SamplerParams, sample};
 pub use shard::{
     Batch, BatchSpan, ComputePath, Input, LoadProgress, LogitRows, Output, Shard, ShardMemory,
     ShardOptions, SlotId, Threads,

@@ -47,6 +47,17 @@ impl SamplerParams {
     }
 }
 
+/// What a token is chosen by, besides its logits.
+#[derive(Clone, Debug)]
+pub struct Draw<'a> {
+    /// How.
+    pub params: SamplerParams,
+    /// The position that the token is for.
+    pub position: u32,
+    /// The tokens before it, oldest first.
+    pub history: &'a [u32],
+}
+
 /// A chosen token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampled {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::device::Device;
 use crate::embedding::Embedding;
@@ -16,6 +16,7 @@ use crate::file::ModelFile;
 use crate::kernel::CacheFormat;
 use crate::loaded::Origin;
 use crate::placed::{Placed, wanted};
+use crate::sample::{Draw, Sampled, sample};
 use crate::spec::Spec;
 use crate::stack::Stack;
 
@@ -299,7 +300,8 @@ impl Shard {
         }
     }
 
-    /// Forgets a sequence and returns its memory. A slot that is not open is left alone.
+    /// Forgets a sequence and returns its memory, of which the shard keeps up to one context for
+    /// the next. A slot that is not open is left alone.
     pub fn close(&mut self, slot: SlotId) {
         if self.slots.remove(&slot).is_some() {
             self.stack.close(slot);
@@ -339,6 +341,26 @@ impl Shard {
             slot.rows = span.position + span.rows;
         }
         Ok(output)
+    }
+
+    /// [`sample()`] of each row of `logits` (draws, vocabulary), which are overwritten, on the
+    /// threads that compute.
+    ///
+    /// # Panics
+    /// When there are more draws than rows.
+    pub fn sample_each(&self, logits: &mut [f32], draws: &[Draw<'_>]) -> Vec<Sampled> {
+        let rows = logits.chunks_mut(self.spec().vocabulary);
+        let rows: Vec<Mutex<&mut [f32]>> = rows.map(Mutex::new).collect();
+        assert!(draws.len() <= rows.len(), "a row for each draw");
+        let tokens: Vec<OnceLock<Sampled>> = draws.iter().map(|_| OnceLock::new()).collect();
+        self.stack.each(draws.len(), &|index| {
+            let draw = &draws[index];
+            let mut row = rows[index].lock().unwrap_or_else(PoisonError::into_inner);
+            tokens[index]
+                .get_or_init(|| sample(&mut row, &draw.params, draw.position, draw.history));
+        });
+        let tokens = tokens.into_iter().map(OnceLock::into_inner);
+        tokens.map(|token| token.expect("every item ran")).collect()
     }
 
     /// Bytes of the caches of open sequences, rows that several share counted once. The system

@@ -42,6 +42,14 @@ impl Stack {
         }
     }
 
+    /// Calls `job` once for every item below `count`, several at once where threads are ours.
+    pub(crate) fn each(&self, count: usize, job: &(dyn Fn(usize) + Sync)) {
+        match self {
+            Stack::Fast(stack) => stack.each(count, job),
+            Stack::Portable(_) => (0..count).for_each(job),
+        }
+    }
+
     pub(crate) fn open(&mut self, slot: SlotId, capacity: usize) -> Result<(), EngineError> {
         match self {
             Stack::Fast(stack) => {

@@ -114,7 +114,7 @@ fn greedy(pipeline: &mut Pipeline, name: &str, golden: &serde_json::Value) {
         let last = &logits[logits.len() - vocabulary..];
         let mut last = last.to_vec();
         position += fresh.len() as u32;
-        let token = crate::sample(&mut last, &crate::SamplerParams::greedy(), position, &[]).token;
+        let token = sample(&mut last, &crate::SamplerParams::greedy(), position, &[]).token;
         assert_eq!(token, *expected as u32, "{name}: greedy step {step}");
         fresh = vec![token];
     }

@@ -1,6 +1,7 @@
 //! The same rows give the same bits, however they are split, cut and batched.
 
 use super::*;
+use crate::sample::SamplerParams;
 
 pub(super) const VOCABULARY: usize = 288;
 
@@ -240,5 +241,39 @@ fn only_the_asked_rows_are_projected() {
         assert!(first == [last, prompt].concat(), "{rows} rows");
         let second = run(rows, rows + 1, [LogitRows::Last; 3]);
         assert!(second == next.repeat(3), "the row after {rows}");
+    }
+}
+
+#[test]
+fn rows_are_sampled_together_as_one_by_one() {
+    let file = model(&TinyModel::new(5).gguf());
+    let vocabulary = file.spec().vocabulary;
+    let numbers = (0..5 * vocabulary).map(|i| (i * 7919 % 1009) as f32 / 100.0);
+    let logits: Vec<f32> = numbers.collect();
+    let params = |seed| SamplerParams {
+        temperature: 0.8,
+        seed,
+        ..SamplerParams::greedy()
+    };
+    let draws: Vec<Draw<'_>> = (0..5)
+        .map(|seed| Draw {
+            params: params(seed),
+            position: 3 + seed as u32,
+            history: &[1, 2],
+        })
+        .collect();
+    let rows = logits.chunks(vocabulary).zip(&draws);
+    let right: Vec<Sampled> = rows
+        .map(|(row, draw)| sample(&mut row.to_vec(), &draw.params, draw.position, draw.history))
+        .collect();
+    for path in PATHS {
+        for threads in [1, 2] {
+            let options = ShardOptions {
+                threads,
+                ..options(path)
+            };
+            let shard = shard(&file, 0..file.spec().layers, &options);
+            assert_eq!(shard.sample_each(&mut logits.clone(), &draws), right);
+        }
     }
 }
