@@ -119,8 +119,9 @@ impl Stock {
 }
 
 /// Keys and values of [`PAGE_POSITIONS`] positions; where nothing was written, zeros or what
-/// another sequence wrote there. Layer by layer, block by block of 16 positions and head by head: keys `(padded_dim, 16)`, so that a
-/// vector holds one component of many keys, then values `(16, padded_dim)`.
+/// another sequence wrote there. Layer by layer, block by block of 16 positions and head by head:
+/// keys `(padded_dim, 16)`, so that a vector holds one component of many keys, then values
+/// `(16, padded_dim)`.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) numbers: Numbers,
