@@ -199,8 +199,8 @@ impl Stage {
                 hidden,
                 ..PassOutput::default()
             },
-            Output::Logits(mut logits) => PassOutput {
-                sampled: self.sample(items, &mut logits),
+            Output::Logits(logits) => PassOutput {
+                sampled: self.sample(items, logits),
                 ..PassOutput::default()
             },
         })
@@ -219,11 +219,12 @@ impl Stage {
     }
 
     /// One token for each item that asked, from its row of `logits` (rows, vocabulary).
-    fn sample(&self, items: &[PassItem], logits: &mut [f32]) -> Vec<SampledToken> {
+    fn sample(&mut self, items: &[PassItem], logits: Vec<f32>) -> Vec<SampledToken> {
         let asking = items.iter().filter(|item| item.span.ask == Ask::Token);
         let spans: Vec<Span> = asking.map(|item| item.span).collect();
+        let sequences = &self.sequences;
         let draw = |span: &Span| {
-            let held = &self.sequences[&span.sequence];
+            let held = &sequences[&span.sequence];
             Draw {
                 params: sampler(&held.sampling),
                 position: span.position + span.rows,

@@ -57,6 +57,8 @@ struct Scratch {
     inner: QuantizedRows,
     /// Hidden rows that the head will project (rows, width).
     kept: Vec<f32>,
+    /// Of an earlier pass, to be overwritten.
+    logits: Vec<f32>,
     angles: Angles,
     attention: AttentionScratch,
 }
@@ -327,7 +329,8 @@ impl Stack {
     pub(crate) fn project(&mut self, hidden: &[f32], wanted: &[usize]) -> Vec<f32> {
         let head = self.head.as_ref().expect("only the last shard projects");
         let (width, vocabulary) = (self.spec.width, self.spec.vocabulary);
-        let mut logits = vec![0.0; wanted.len() * vocabulary];
+        let mut logits = std::mem::take(&mut self.scratch.logits);
+        logits.resize(wanted.len() * vocabulary, 0.0);
         let chunks = wanted.chunks(HEAD_ROWS_MAX);
         for (rows, out) in chunks.zip(logits.chunks_mut(HEAD_ROWS_MAX * vocabulary)) {
             let normed = self.scratch.normed.begin(rows.len());
@@ -344,6 +347,13 @@ impl Stack {
         }
         logits
     }
+
+    /// Keeps the memory of logits for the next ones, unless it is much.
+    pub(crate) fn recycle(&mut self, logits: Vec<f32>) {
+        if logits.capacity() <= HEAD_ROWS_MAX * self.spec.vocabulary {
+            self.scratch.logits = logits;
+        }
+    }
 }
 
 impl Scratch {
@@ -354,6 +364,7 @@ impl Scratch {
             mixed: QuantizedRows::new(1, spec.query_width()),
             inner: QuantizedRows::new(1, spec.feed_forward),
             kept: Vec::new(),
+            logits: Vec::new(),
             angles: Angles::default(),
             attention: AttentionScratch::default(),
         }

@@ -343,12 +343,12 @@ impl Shard {
         Ok(output)
     }
 
-    /// [`sample()`] of each row of `logits` (draws, vocabulary), which are overwritten, on the
-    /// threads that compute.
+    /// [`sample()`] of each row of `logits` (draws, vocabulary) on the threads that compute. The
+    /// memory of the logits goes into those of the next pass.
     ///
     /// # Panics
     /// When there are more draws than rows.
-    pub fn sample_each(&self, logits: &mut [f32], draws: &[Draw<'_>]) -> Vec<Sampled> {
+    pub fn sample_each(&mut self, mut logits: Vec<f32>, draws: &[Draw<'_>]) -> Vec<Sampled> {
         let rows = logits.chunks_mut(self.spec().vocabulary);
         let rows: Vec<Mutex<&mut [f32]>> = rows.map(Mutex::new).collect();
         assert!(draws.len() <= rows.len(), "a row for each draw");
@@ -359,6 +359,7 @@ impl Shard {
             tokens[index]
                 .get_or_init(|| sample(&mut row, &draw.params, draw.position, draw.history));
         });
+        self.stack.recycle(logits);
         let tokens = tokens.into_iter().map(OnceLock::into_inner);
         tokens.map(|token| token.expect("every item ran")).collect()
     }

@@ -109,6 +109,14 @@ impl Stack {
         }
     }
 
+    /// Takes logits that nobody needs any more.
+    pub(crate) fn recycle(&mut self, logits: Vec<f32>) {
+        match self {
+            Stack::Fast(stack) => stack.recycle(logits),
+            Stack::Portable(_) => {}
+        }
+    }
+
     /// Bytes of the caches.
     pub(crate) fn kv_bytes(&self) -> u64 {
         match self {

@@ -272,8 +272,21 @@ fn rows_are_sampled_together_as_one_by_one() {
                 threads,
                 ..options(path)
             };
-            let shard = shard(&file, 0..file.spec().layers, &options);
-            assert_eq!(shard.sample_each(&mut logits.clone(), &draws), right);
+            let mut shard = shard(&file, 0..file.spec().layers, &options);
+            let [before, after] = [(); 2].map(|()| {
+                let span = BatchSpan {
+                    slot: shard.open(3).unwrap(),
+                    position: 0,
+                    rows: 3,
+                    logits: LogitRows::All,
+                };
+                let input = Input::Tokens(&[5, 6, 7]);
+                let spans = &[span];
+                let output = shard.forward(&Batch { input, spans }).unwrap();
+                assert_eq!(shard.sample_each(logits.clone(), &draws), right);
+                output
+            });
+            assert_eq!(before, after, "earlier logits have left nothing");
         }
     }
 }
