@@ -12,6 +12,7 @@ mod library;
 mod logs;
 mod models;
 mod node;
+mod pace;
 mod pings;
 mod pipeline;
 mod planner;
@@ -24,7 +25,6 @@ mod stages;
 mod standby;
 mod status;
 mod stop;
-mod thread;
 mod wiring;
 
 pub use api::{

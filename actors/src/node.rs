@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use cairn_engine::kernel::bind_caller;
 use cairn_engine::{ShardOptions, Threads};
 use cairn_machine::member;
 use cairn_machine::pipeline::RequestId;
@@ -73,7 +74,12 @@ impl Node {
         if let Some(sample) = &config.sample {
             wiring.sample_with(sample);
         }
-        let thread = cairn_net::Thread::start();
+        let binding = offer.measurer.options.binding;
+        let thread = cairn_net::Thread::start(move || {
+            if binding == Threads::Pinned {
+                bind_caller();
+            }
+        });
         let thread = thread.map_err(|error| StartError::Net(error.to_string()))?;
         let root = root::start(&config, &wiring, (boot, clock), &offer, thread.runtime()).await?;
         let relay = Relay::new(Arc::clone(&wiring), config.logs.clone());

@@ -22,7 +22,6 @@ use crate::pipeline::PipelineRole;
 use crate::planner::PlannerRole;
 use crate::shard::ShardRole;
 use crate::shell::{Clock, Msg, Role, Shell, Start};
-use crate::thread;
 use crate::wiring::{Actors, Wiring};
 
 /// The supervisor.
@@ -103,20 +102,17 @@ pub(crate) async fn start(
     });
     let planner = spawn(&root, "planner", role, machine, clock).await?;
 
-    let options = offer.measurer.options.clone();
-    let binding = options.binding;
-    let role = ShardRole::new(Arc::clone(wiring), options);
+    // These two run where rows and tokens arrive.
+    let role = ShardRole::new(Arc::clone(wiring), offer.measurer.options.clone());
     let supervisor = root.clone();
-    let start = async move {
-        let machine = ShardMachine::default();
-        spawn(&supervisor, "shard", role, machine, clock).await
-    };
-    let shard = thread::own("shard", binding, start).await?;
+    let machine = ShardMachine::default();
+    let start = async move { spawn(&supervisor, "shard", role, machine, clock).await };
+    let shard = near.spawn(start).await;
+    let shard = shard.map_err(|error| failed("shard", error.to_string()))??;
 
     let supervisor = root.clone();
     let role = PipelineRole::new(Arc::clone(wiring));
     let machine = PipelineMachine::new(me, boot);
-    // Each token of an answer comes by the network's thread.
     let start = async move { spawn(&supervisor, "pipeline", role, machine, clock).await };
     let pipeline = near.spawn(start).await;
     let pipeline = pipeline.map_err(|error| failed("pipeline", error.to_string()))??;

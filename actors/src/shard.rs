@@ -1,7 +1,7 @@
 //! The `shard` actor: this node's stages. Loads layers, and computes passes.
 //!
-//! It has a thread of its own, for a pass may take seconds: frames wait in its mailbox
-//! meanwhile, and the rows in them go into the next pass together.
+//! It runs where frames arrive, so that rows wait for no other thread. A pass may take seconds:
+//! frames wait in its mailbox meanwhile, and the rows in them go into the next pass together.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,7 +40,8 @@ pub(crate) enum Other {
         shard: Result<Box<Shard>, String>,
     },
     /// A pass is due. That comes by the mailbox, so that whatever was there before it is dealt
-    /// with before the actor computes.
+    /// with before the actor computes; and so is what other actors of the thread have to do,
+    /// such as to tell clients of their tokens.
     Compute,
 }
 
@@ -164,6 +165,10 @@ impl Role for ShardRole {
         }
         self.tell_memory();
         None
+    }
+
+    fn gives_way(other: &Other) -> bool {
+        matches!(other, Other::Compute)
     }
 
     fn other(&mut self, _: &ShardMachine, other: Other) -> Option<Input> {

@@ -28,6 +28,12 @@ pub(crate) trait Role: Send + Sync + 'static {
         order: <Self::Machine as Machine>::Output,
     ) -> Option<<Self::Machine as Machine>::Input>;
 
+    /// Whether other actors of this thread have their turn before it is dealt with, because that
+    /// takes a while.
+    fn gives_way(_other: &Self::Other) -> bool {
+        false
+    }
+
     /// Answers a question, or turns news into a fact.
     fn other(
         &mut self,
@@ -135,7 +141,12 @@ impl<R: Role> Actor for Shell<R> {
                 state.machine.wake(state.clock.now());
                 (None, None)
             }
-            Msg::Other(other, guard) => (state.role.other(&state.machine, other), guard),
+            Msg::Other(other, guard) => {
+                if R::gives_way(&other) {
+                    tokio::task::yield_now().await;
+                }
+                (state.role.other(&state.machine, other), guard)
+            }
         };
         if let Some(fact) = fact {
             state.machine.handle(state.clock.now(), fact);

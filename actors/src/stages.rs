@@ -1,8 +1,10 @@
 //! The layers loaded on this node and the sequences in them: what a pass is computed with.
 //!
-//! Computes on the thread that it is called on, which may take seconds.
+//! Computes on the thread that it is called on; if that takes long, another thread serves the
+//! runtime of that one meanwhile.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use cairn_engine::kernel::PAGE_POSITIONS;
 use cairn_engine::{
@@ -14,6 +16,7 @@ use cairn_wire::data::{Ask, Prefix, SampledToken, Sampling, Span};
 use cairn_wire::id::{PlanId, SequenceId};
 
 use crate::library::chain;
+use crate::pace::{self, Pace};
 
 const _: () = assert!(
     PAGE_ROWS as usize == PAGE_POSITIONS,
@@ -27,6 +30,7 @@ pub(crate) struct Stages(BTreeMap<PlanId, Stage>);
 struct Stage {
     shard: Box<Shard>,
     sequences: BTreeMap<SequenceId, Held>,
+    pace: Pace,
 }
 
 struct Held {
@@ -47,13 +51,18 @@ pub(crate) struct Opening {
 impl Stages {
     /// Loaded layers, ready to serve.
     pub(crate) fn install(&mut self, plan: PlanId, shard: Box<Shard>) {
-        let sequences = BTreeMap::new();
-        self.0.insert(plan, Stage { shard, sequences });
+        let stage = Stage {
+            shard,
+            sequences: BTreeMap::new(),
+            pace: Pace::default(),
+        };
+        self.0.insert(plan, stage);
     }
 
     /// Frees everything of a plan.
     pub(crate) fn remove(&mut self, plan: PlanId) {
-        self.0.remove(&plan);
+        // Memory of the size of a model is given back.
+        pace::run(false, || self.0.remove(&plan));
     }
 
     /// Makes room for a sequence.
@@ -100,12 +109,13 @@ impl Stages {
     pub(crate) fn forward(&mut self, pass: &Pass) -> Result<PassOutput, String> {
         let stage = self.0.get_mut(&pass.plan);
         let stage = stage.ok_or("the layers of the plan are not loaded")?;
-        match stage.forward(&pass.items) {
-            Ok(output) => Ok(output),
-            // An error leaves all sequences as they were.
-            Err(_) if pass.items.len() > 1 => Ok(stage.forward_each(&pass.items)),
-            Err(error) => Err(error.words()),
-        }
+        let rows = pass.items.iter().map(|item| u64::from(item.span.rows));
+        let rows = rows.sum();
+        let began = Instant::now();
+        let is_brief = stage.pace.is_brief(rows);
+        let result = pace::run(is_brief, || stage.forward_all(&pass.items));
+        stage.pace.took(rows, began.elapsed());
+        result
     }
 
     /// Bytes that keys and values take.
@@ -162,6 +172,15 @@ impl Stage {
         };
         self.sequences.insert(sequence, held);
         Ok(())
+    }
+
+    fn forward_all(&mut self, items: &[PassItem]) -> Result<PassOutput, String> {
+        match self.forward(items) {
+            Ok(output) => Ok(output),
+            // An error leaves all sequences as they were.
+            Err(_) if items.len() > 1 => Ok(self.forward_each(items)),
+            Err(error) => Err(error.words()),
+        }
     }
 
     /// Each item by itself. The same rows give the same bits, whatever goes with them.

@@ -1,7 +1,4 @@
-//! The network thread: the swarm, its connections, and a task for each session.
-//!
-//! A thread of its own with a runtime of its own, so that heartbeats never wait
-//! behind anybody's work. One thread is no slower than several here.
+//! What runs on the network thread: the swarm, its connections, and a task for each session.
 
 mod connection;
 mod dial;

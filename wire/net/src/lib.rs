@@ -26,7 +26,6 @@ mod thread;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cairn_wire::DataFrame;
@@ -62,7 +61,7 @@ pub struct Net {
 #[derive(Debug)]
 struct Running {
     stop: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
+    end: thread::End,
 }
 
 /// Starts a host on its thread and waits until it listens.
@@ -104,7 +103,7 @@ fn start_version(
     let (stop, stopped) = oneshot::channel();
     let (listening, is_listening) = oneshot::channel();
     let (up, is_up) = std_mpsc::channel();
-    let thread = thread.run(async move {
+    let end = thread.run(async move {
         let run = host.run(command_queue, stopped, listening);
         let tell = async {
             drop(tokio::time::timeout(LISTENING_TIMEOUT, is_listening).await);
@@ -118,7 +117,7 @@ fn start_version(
     Ok(Net {
         shared,
         commands,
-        running: Mutex::new(Some(Running { stop, thread })),
+        running: Mutex::new(Some(Running { stop, end })),
     })
 }
 
@@ -190,14 +189,12 @@ impl Net {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(Running { stop, thread }) = running else {
+        let Some(Running { stop, end }) = running else {
             return;
         };
         // The thread may have ended by itself.
         stop.send(()).ok();
-        if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
-            tracing::error!("the network thread panicked");
-        }
+        end.wait();
     }
 }
 

@@ -218,6 +218,6 @@ fn host(number: u8, sink: impl Fn(Event) + Send + Sync + 'static) -> Net {
         mdns: Mdns::Off,
         version: "bench".to_owned(),
     };
-    let thread = Thread::start().expect("a thread");
+    let thread = Thread::start(|| ()).expect("a thread");
     start(thread, config, Arc::new(sink)).expect("loopback can be listened on")
 }

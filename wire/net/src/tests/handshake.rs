@@ -155,7 +155,7 @@ fn a_port_in_use_has_a_name() {
     let mut taken = config(2);
     taken.listen = a.address();
     let sink = std::sync::Arc::new(|_| ());
-    match crate::start(crate::Thread::start().expect("a thread"), taken, sink) {
+    match crate::start(crate::Thread::start(|| ()).expect("a thread"), taken, sink) {
         Err(StartError::PortInUse(address)) => assert_eq!(address, a.address()),
         other => panic!("{other:?}"),
     }

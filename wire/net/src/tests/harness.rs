@@ -94,7 +94,7 @@ impl Node {
             // The test may be over.
             sender.send(event).ok();
         });
-        let thread = Thread::start().expect("a thread");
+        let thread = Thread::start(|| ()).expect("a thread");
         let net = start_version(thread, config, sink, version);
         let net = net.expect("loopback can be listened on");
         Self { net, events }

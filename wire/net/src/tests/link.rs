@@ -127,7 +127,7 @@ fn a_caller_may_hold_a_lock_that_its_sink_takes() {
             taken.send(()).ok();
         }
     };
-    let thread = Thread::start().unwrap();
+    let thread = Thread::start(|| ()).unwrap();
     let a = start(thread, config(1), Arc::new(sink)).unwrap();
     let b = node(2);
     a.dial(b.address(), Some(b.id()));
