@@ -9,7 +9,6 @@ mod address;
 mod config;
 mod credit;
 mod discovery;
-mod errand;
 mod event;
 mod host;
 mod link;
@@ -159,8 +158,7 @@ impl Net {
         link.ok_or(Refused::NoLink)?.offer_control(message)
     }
 
-    /// Sends a data frame, for one of the peer's credits. Never waits: a small frame is
-    /// written here and now, as far as the connection takes it; a large one is queued.
+    /// Queues a data frame, for one of the peer's credits. Never waits.
     ///
     /// # Errors
     /// The frame, and why it was not sent.

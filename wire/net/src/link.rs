@@ -1,7 +1,6 @@
 //! One session as seen by whoever sends: two bounded queues and what may enter them.
 //!
-//! Never waits: a full link says so, and says again when it has room. A small frame is
-//! on its way by the time that its sender is answered.
+//! Never waits: a full link says so, and says again when it has room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +11,6 @@ use cairn_wire::{DataFrame, Encoded};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::credit::{Allowance, Grants};
-use crate::errand::assist;
 use crate::event::{Refused, Returned};
 use crate::speed::Speed;
 
@@ -23,10 +21,6 @@ const CONTROL_QUEUE_MESSAGES: usize = 256;
 /// Control messages handed to the sink and not yet dealt with. Past it, the stream is
 /// not read, and the peer's own queue fills.
 pub(crate) const CONTROL_IN_FLIGHT_MAX: usize = 128;
-
-/// Larger frames are left to the network thread: encrypting one takes longer than the
-/// wake-up that its sender would save, who has other things to compute.
-const ASSISTED_BYTES_MAX: usize = 32 << 10;
 
 /// Held while a control message is being dealt with.
 #[derive(Debug)]
@@ -98,10 +92,7 @@ impl Link {
         if !self.allowance.spend() {
             return returned(frame, Refused::Full);
         }
-        let small = encoded.bytes().len() <= ASSISTED_BYTES_MAX;
-        let queue = || self.data.try_send(encoded);
-        let queued = if small { assist(queue) } else { queue() };
-        match queued {
+        match self.data.try_send(encoded) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(_)) => returned(frame, Refused::NoLink),
             Err(mpsc::error::TrySendError::Full(_)) => {

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::identity::Keypair;
-use libp2p::swarm::{Config, NetworkBehaviour, Swarm};
+use libp2p::swarm::{NetworkBehaviour, Swarm};
 use libp2p::tcp;
 
 use crate::config::StartError;
-use crate::errand::Task;
 use crate::multiplexer::Multiplexer;
 use crate::noise::Channel;
 use crate::streams::Streams;
@@ -68,8 +67,7 @@ pub(super) fn swarm(keypair: Keypair) -> Result<Swarm<Behaviour>, StartError> {
             limits: connection_limits::Behaviour::new(limits),
         })
         .expect("the behaviour is built without a step that fails")
-        // Every connection is an errand, for a frame's way ends in its connection.
-        .with_swarm_config(|_| Config::with_executor(|work| drop(tokio::spawn(Task::new(work)))))
+        .with_swarm_config(|config| config)
         .with_connection_timeout(TRANSPORT_TIMEOUT)
         .build();
     Ok(swarm)

@@ -1,8 +1,7 @@
 //! What an established session carries: frames both ways on both planes.
 //!
-//! Three loops are polled in place by the session's task, so that a frame goes from the
-//! stream to the sink without another wake-up. The fourth, which writes data, is an
-//! errand: who offers a frame runs it.
+//! Four loops are polled in place by the session's task, so that a frame goes from the
+//! stream to the sink, or from a queue to the stream, without another wake-up.
 
 use std::sync::Arc;
 
@@ -12,11 +11,9 @@ use cairn_wire::id::NodeId;
 use cairn_wire::stream::{FrameReader, FrameWriter, ReadError};
 use cairn_wire::{DataFrame, Encoded};
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::is_hang_up;
-use crate::errand::Task;
 use crate::event::{Cause, Event};
 use crate::link::{CONTROL_IN_FLIGHT_MAX, ControlGuard, Link, Outbox};
 use crate::shared::Shared;
@@ -39,23 +36,12 @@ impl Traffic<'_> {
         let data_in = FrameReader::new(data_in, Plane::Data);
         let data_out = FrameWriter::new(data_out);
 
-        let (ended, writer_ended) = oneshot::channel();
-        let link = Arc::clone(&self.link);
-        let mut writer = JoinSet::new();
-        // Ends with this session: dropping the set aborts it.
-        writer.spawn(Task::new(Box::pin(async move {
-            let cause = write_data(&link, data_out, outbox.data).await;
-            // A session that has ended knows why.
-            ended.send(cause).ok();
-        })));
         tokio::select! {
             biased;
             cause = self.read_data(data_in) => cause,
             cause = self.read_control(control_in) => cause,
             cause = self.write_control(control_out, outbox.control) => cause,
-            cause = writer_ended => {
-                cause.unwrap_or_else(|_| Cause::Broken("the writer panicked".to_owned()))
-            }
+            cause = self.write_data(data_out, outbox.data) => cause,
         }
     }
 
@@ -121,35 +107,35 @@ impl Traffic<'_> {
         }
     }
 
+    async fn write_data<W: AsyncWrite + Unpin>(
+        &self,
+        mut stream: FrameWriter<W>,
+        mut outbox: mpsc::Receiver<Encoded>,
+    ) -> Cause {
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = self.link.grants.due() => {
+                    let Some(frames) = self.link.grants.take() else {
+                        continue;
+                    };
+                    DataFrame::Credit(Credit { frames })
+                        .encode()
+                        .expect("a grant is within the window")
+                }
+                frame = outbox.recv() => match frame {
+                    Some(frame) => frame,
+                    None => return Cause::Replaced,
+                },
+            };
+            if let Err(error) = stream.write(frame.bytes()).await {
+                return ended(ReadError::Io(error));
+            }
+        }
+    }
+
     fn ready(&self) {
         self.shared.emit(Event::LinkReady { peer: self.peer });
-    }
-}
-
-async fn write_data<W: AsyncWrite + Unpin>(
-    link: &Link,
-    mut stream: FrameWriter<W>,
-    mut outbox: mpsc::Receiver<Encoded>,
-) -> Cause {
-    loop {
-        let frame = tokio::select! {
-            biased;
-            () = link.grants.due() => {
-                let Some(frames) = link.grants.take() else {
-                    continue;
-                };
-                DataFrame::Credit(Credit { frames })
-                    .encode()
-                    .expect("a grant is within the window")
-            }
-            frame = outbox.recv() => match frame {
-                Some(frame) => frame,
-                None => return Cause::Replaced,
-            },
-        };
-        if let Err(error) = stream.write(frame.bytes()).await {
-            return ended(ReadError::Io(error));
-        }
     }
 }
 

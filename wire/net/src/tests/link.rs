@@ -1,16 +1,13 @@
 //! What an established session carries, and what it does when it is abused.
 
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
-
 use cairn_wire::codec::{PRELUDE_BYTES, Plane, RawFrame};
 use cairn_wire::data::Credit;
 use cairn_wire::id::NodeId;
 use cairn_wire::limits::CREDIT_WINDOW_FRAMES;
 use cairn_wire::{DataFrame, Encoded, Violation};
 
-use super::harness::{Node, PATIENCE, config, message, node, pair, rows};
-use crate::{Cause, CloseCause, CreditGuard, Event, Refused, Thread, start};
+use super::harness::{Node, message, node, pair, rows};
+use crate::{Cause, CloseCause, CreditGuard, Event, Refused};
 
 /// 256 KiB of payload.
 const LARGE_WIDTH: u32 = 65_536;
@@ -113,43 +110,6 @@ fn a_guard_kept_by_rows_goes_with_their_last_clone() {
     drop(clone);
     ready(&a);
     a.net.offer(b.id(), rows(4, 1.0)).unwrap();
-}
-
-#[test]
-fn a_caller_may_hold_a_lock_that_its_sink_takes() {
-    let lock = Arc::new(Mutex::new(()));
-    let (taken, takes) = channel();
-    let sinks = Arc::clone(&lock);
-    let sink = move |event| {
-        if let Event::Data { .. } = event {
-            drop(sinks.lock());
-            // The test may be over.
-            taken.send(()).ok();
-        }
-    };
-    let thread = Thread::start(|| ()).unwrap();
-    let a = start(thread, config(1), Arc::new(sink)).unwrap();
-    let b = node(2);
-    a.dial(b.address(), Some(b.id()));
-    b.connected(a.id());
-    for round in 0..500 {
-        offer(&b, a.id(), &rows(4, 1.0));
-        // The first says that the link stands at this end too.
-        if round > 0 {
-            loop {
-                let held = lock.lock().unwrap();
-                let offered = a.offer(b.id(), rows(4, 2.0));
-                drop(held);
-                match offered {
-                    Ok(()) => break,
-                    Err(returned) => assert_eq!(returned.why, Refused::Full),
-                }
-                std::thread::yield_now();
-            }
-            data(&b);
-        }
-        takes.recv_timeout(PATIENCE).expect("the sink has the lock");
-    }
 }
 
 #[test]
