@@ -28,9 +28,9 @@ pub(crate) trait Role: Send + Sync + 'static {
         order: <Self::Machine as Machine>::Output,
     ) -> Option<<Self::Machine as Machine>::Input>;
 
-    /// Whether other actors of this thread have their turn before it is dealt with, because that
+    /// Whether other actors of this thread have their turn before something is dealt with that
     /// takes a while.
-    fn gives_way(_other: &Self::Other) -> bool {
+    fn gives_way(_: &Self::Other) -> bool {
         false
     }
 
