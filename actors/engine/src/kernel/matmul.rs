@@ -321,25 +321,27 @@ impl<T: Tile> Kernel for Strips<'_, T> {
 }
 
 impl<T: Tile> Strips<'_, T> {
-    /// `M` rows times all strips: the rows stay in the first-level cache.
+    /// `M` rows times all strips: the rows stay in the first-level cache. The item's first rows
+    /// bring the strips into the second-level one.
     #[inline(always)]
     unsafe fn tiles<S: Simd, const M: usize>(&self, row: usize) {
+        let pace = (row == self.rows.start).then_some(self.pace);
         for strip in self.strips.clone() {
             // SAFETY: the caller's contract.
-            unsafe { self.tile::<S, M>(strip, row) };
+            unsafe { self.tile::<S, M>(strip, row, pace) };
         }
     }
 
     /// One strip times `M` rows, and into the output.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const M: usize>(&self, strip: usize, row: usize) {
+    unsafe fn tile<S: Simd, const M: usize>(&self, strip: usize, row: usize, pace: Option<Pace>) {
         let layout = &self.segment.layout;
         // SAFETY: the item's contract: strip, rows and outputs exist.
         unsafe {
             let scales = self.segment.data.as_ptr().add(strip * layout.strip_bytes());
             let quants = scales.add(layout.scale_plane);
             let inputs = self.inputs.add(row * self.len);
-            let products = T::tile::<S, M>(scales, quants, inputs, self.len, self.pace);
+            let products = T::tile::<S, M>(scales, quants, inputs, self.len, pace);
             let width = S::LANES.min(self.segment.rows - strip * S::LANES);
             let first = self.out.add(row * self.out_cols + strip * S::LANES);
             let mut outs = [first; M];

@@ -7,9 +7,8 @@ use crate::kernel::simd::Simd;
 /// How far ahead, and into which cache. In two steps, because the first cache has a dozen lines
 /// under way at most and the second several times as many. What is near comes from the
 /// second-level cache, which is soon, so that little of the first waits for its use. The CPU's own
-/// prefetcher stops at each page. A batch of a few rows waits for memory like a single one, and for
-/// many rows the asking costs little.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// prefetcher stops at each page. A batch of a few rows waits for memory like a single one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pace {
     near_bytes: usize,
     far_bytes: usize,
@@ -67,12 +66,15 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
+    /// With no pace nothing is asked for: the strip is in a cache already.
     #[inline(always)]
-    pub(super) fn of(strip: *const u8, pace: Pace) -> Self {
+    pub(super) fn of(strip: *const u8, pace: Option<Pace>) -> Self {
+        // Beyond any end, so that the loop needs no other test.
+        let never = std::ptr::null::<u8>().wrapping_sub(1);
         Self {
-            next: strip,
+            next: if pace.is_some() { strip } else { never },
             end: strip,
-            pace,
+            pace: pace.unwrap_or_default(),
         }
     }
 

@@ -62,7 +62,7 @@ impl<W: Float> Tile for FloatTile<W> {
         mut weights: *const u8,
         inputs: *const f32,
         len: usize,
-        pace: Pace,
+        pace: Option<Pace>,
     ) -> [S::F; M] {
         let step = W::BYTES * S::LANES;
         // SAFETY: the caller's contract: `len` inputs in the strip and in each

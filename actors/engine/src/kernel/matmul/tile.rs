@@ -23,7 +23,7 @@ pub(super) trait Tile {
         quants: *const u8,
         inputs: *const Self::Input,
         len: usize,
-        pace: Pace,
+        pace: Option<Pace>,
     ) -> [S::F; M];
 }
 
@@ -39,7 +39,7 @@ impl<W: Weights> Tile for QuantTile<W> {
         mut quants: *const u8,
         inputs: *const Block,
         len: usize,
-        pace: Pace,
+        pace: Option<Pace>,
     ) -> [S::F; M] {
         // SAFETY: the caller's contract: `len` blocks in the strip and in each
         // row, `len` a multiple of the unit.
