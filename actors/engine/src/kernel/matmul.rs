@@ -322,7 +322,7 @@ impl<T: Tile> Kernel for Strips<'_, T> {
 
 impl<T: Tile> Strips<'_, T> {
     /// `M` rows times all strips: the rows stay in the first-level cache. The item's first rows
-    /// bring the strips into the second-level one.
+    /// ask for the strips, and the others find them in some cache.
     #[inline(always)]
     unsafe fn tiles<S: Simd, const M: usize>(&self, row: usize) {
         let pace = (row == self.rows.start).then_some(self.pace);
