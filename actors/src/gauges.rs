@@ -50,10 +50,9 @@ pub(crate) struct PassStart {
 
 impl From<&Pass> for PassStart {
     fn from(pass: &Pass) -> Self {
-        let rows = pass.items.iter().map(|item| u64::from(item.span.rows));
         Self {
             plan: pass.plan,
-            rows: rows.sum(),
+            rows: pass.rows(),
             is_one_row: pass.is_one_row(),
             waited_millis: pass.waited_millis,
         }

@@ -109,8 +109,7 @@ impl Stages {
     pub(crate) fn forward(&mut self, pass: &Pass) -> Result<PassOutput, String> {
         let stage = self.0.get_mut(&pass.plan);
         let stage = stage.ok_or("the layers of the plan are not loaded")?;
-        let rows = pass.items.iter().map(|item| u64::from(item.span.rows));
-        let rows = rows.sum();
+        let rows = pass.rows();
         let began = Instant::now();
         let is_brief = stage.pace.is_brief(rows);
         let result = pace::run(is_brief, || stage.forward_all(&pass.items));

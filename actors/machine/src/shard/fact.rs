@@ -164,6 +164,12 @@ pub struct PassItem {
 }
 
 impl Pass {
+    /// Rows of all sequences.
+    pub fn rows(&self) -> u64 {
+        let rows = self.items.iter().map(|item| u64::from(item.span.rows));
+        rows.sum()
+    }
+
     /// Whether it is one decode row, or anything like it: what a stage's time is told for.
     pub fn is_one_row(&self) -> bool {
         matches!(&self.items[..], [item] if item.span.rows == 1)
