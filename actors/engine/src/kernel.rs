@@ -7,6 +7,7 @@
 
 mod arena;
 mod attention;
+mod bands;
 mod cache;
 mod cores;
 mod elementwise;

@@ -7,6 +7,7 @@
 //! lie at fixed positions, so that neither the chunk, nor the batch, nor the
 //! number of threads, nor who computed which segment shows in the result.
 
+use super::bands::Bands;
 use super::cache::{KvLayer, POSITIONS};
 use super::pool::Pool;
 use super::share::Disjoint;
@@ -79,6 +80,7 @@ pub fn attention(
     scratch: &mut AttentionScratch,
 ) {
     check(shape, spans, (q, q_stride), out);
+    let rows = spans.iter().map(|span| span.rows).sum();
     let run = Run {
         isa: Isa::detect(),
         shape,
@@ -87,6 +89,7 @@ pub fn attention(
         q_stride,
         out: Disjoint::new(out),
         padded_dim: shape.head_dim.next_multiple_of(POSITIONS),
+        bands: Bands::new(rows, pool.threads()).count(),
     };
     let tasks = run.task_count();
     scratch
@@ -154,6 +157,8 @@ struct Run<'a> {
     q_stride: usize,
     out: Disjoint<'a, f32>,
     padded_dim: usize,
+    /// Parts of the tiles, one for each thread's rows.
+    bands: usize,
 }
 
 impl Run<'_> {
@@ -179,24 +184,32 @@ impl Run<'_> {
         tiles * self.shape.kv_heads
     }
 
+    /// Tasks of a band follow each other, in a band those of a span, and of a span those that share
+    /// keys.
     fn task(&self, index: usize) -> Task<'_> {
-        let (mut left, mut first_row) = (index, 0);
-        for span in self.spans {
-            let tiles = self.tiles_of(span);
-            if left < tiles * self.shape.kv_heads {
-                let first_pair = left % tiles * self.tile();
-                let pairs = self.tile().min(span.rows * self.group() - first_pair);
-                let kv_head = left / tiles;
-                return Task {
-                    span: *span,
-                    first_row,
-                    kv_head,
-                    first_pair,
-                    pairs,
-                };
+        let tiles: usize = self.spans.iter().map(|span| self.tiles_of(span)).sum();
+        let edge = |band| tiles * band / self.bands;
+        let mut left = index;
+        for band in 0..self.bands {
+            let (mut first_tile, mut first_row) = (0, 0);
+            for span in self.spans {
+                let end_tile = first_tile + self.tiles_of(span);
+                let first = first_tile.max(edge(band));
+                let count = end_tile.min(edge(band + 1)).saturating_sub(first);
+                if left < count * self.shape.kv_heads {
+                    let first_pair = (first - first_tile + left % count) * self.tile();
+                    return Task {
+                        span: *span,
+                        first_row,
+                        kv_head: left / count,
+                        first_pair,
+                        pairs: self.tile().min(span.rows * self.group() - first_pair),
+                    };
+                }
+                left -= count * self.shape.kv_heads;
+                first_row += span.rows;
+                first_tile = end_tile;
             }
-            left -= tiles * self.shape.kv_heads;
-            first_row += span.rows;
         }
         unreachable!("`index` is below `task_count`")
     }

@@ -4,14 +4,12 @@
 //! one fixed order of sums, so every set gives the same bits. Rotary angles
 //! and their scalings are the model's business: cosines and sines come in.
 
+use super::bands::STEP;
 use super::math;
 use super::pool::Pool;
 use super::rows::QuantizedRows;
 use super::share::Disjoint;
 use super::simd::{Isa, Kernel, Simd, dispatch};
-
-/// Below this many rows a row's work is smaller than waking a worker.
-const ROWS_PER_ITEM: usize = 8;
 
 /// How rotary embedding pairs the components of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,9 +56,9 @@ pub fn rms_norm_rows(
     assert!(cols > 0 && x.len().is_multiple_of(cols), "whole rows");
     let n = x.len() / cols;
     let out = Disjoint::new(out.begin(n));
-    pool.for_each(n.div_ceil(ROWS_PER_ITEM), &|_, item| {
-        let first = item * ROWS_PER_ITEM * cols;
-        let x = &x[first..x.len().min(first + ROWS_PER_ITEM * cols)];
+    pool.for_each(n.div_ceil(STEP), &|_, item| {
+        let first = item * STEP * cols;
+        let x = &x[first..x.len().min(first + STEP * cols)];
         // SAFETY: items are disjoint ranges of rows.
         rms_norm(x, weight, epsilon, unsafe { out.slice(first, x.len()) });
     });

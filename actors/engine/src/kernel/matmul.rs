@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::bands::{Bands, STEP};
 use super::format::Format;
 use super::pack::{Packed, Segment};
 use super::pool::Pool;
@@ -23,7 +24,7 @@ use ahead::Pace;
 use floats::{Bf16, F16, F32, FloatTile};
 use tile::{QuantTile, Tile};
 
-/// Rows of an item: they read its strips over and over, out of the cache.
+/// Most rows of an item: they read its strips over and over, out of the cache.
 const ROWS_PER_ITEM: usize = 64;
 /// Work items per thread: enough that the last ones to finish do so together,
 /// and that a thread which another program delays leaves the rest to others.
@@ -132,12 +133,15 @@ unsafe impl Send for Out<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Out<'_> {}
 
-/// How a product is cut: items of some strips by some rows. Items that share
-/// their strips follow each other.
+/// How a product is cut: items of some strips by some rows. Those of a band follow each other, and
+/// in a band those that share their strips.
 struct Items {
+    bands: Bands,
     strips_each: usize,
-    /// Items of the same strips.
+    /// Items of the same strips in a band.
     row_parts: usize,
+    /// Items of the same rows.
+    strip_parts: usize,
     count: usize,
 }
 
@@ -146,21 +150,33 @@ impl Items {
         let segments = &weights.segments;
         let strips: usize = segments.iter().map(Segment::strips).sum();
         let strip_bytes = segments.iter().map(|s| s.layout.strip_bytes()).max();
-        let row_parts = n.div_ceil(ROWS_PER_ITEM).max(1);
-        let wanted = (pool.threads() * ITEMS_PER_THREAD).div_ceil(row_parts);
+        let bands = Bands::new(n, pool.threads());
+        let row_parts = bands.rows(0).len().div_ceil(ROWS_PER_ITEM).max(1);
+        let wanted = (pool.threads() * ITEMS_PER_THREAD).div_ceil(bands.count() * row_parts);
         let most = ITEM_BYTES_MAX / strip_bytes.unwrap_or(0).max(1);
         let strips_each = strips.div_ceil(wanted).min(most).max(1);
         let parts = |segment: &Segment| segment.strips().div_ceil(strips_each);
+        let strip_parts = segments.iter().map(parts).sum();
         Items {
+            bands,
             strips_each,
             row_parts,
-            count: row_parts * segments.iter().map(parts).sum::<usize>(),
+            strip_parts,
+            count: bands.count() * row_parts * strip_parts,
         }
     }
 
-    /// The strips of an item, and the segment that has them; none past the last item.
+    /// The rows of an item; none where a band has fewer parts than others.
+    fn rows(&self, item: usize) -> Range<usize> {
+        let band = self.bands.rows(item / (self.row_parts * self.strip_parts));
+        let each = band.len().div_ceil(self.row_parts).next_multiple_of(STEP);
+        let first = (band.start + item % self.row_parts * each).min(band.end);
+        first..band.end.min(first + each)
+    }
+
+    /// The strips of an item, and the segment that has them; none where there is no item.
     fn strips<'w>(&self, weights: &'w Packed, item: usize) -> Option<(&'w Segment, Range<usize>)> {
-        let mut left = item / self.row_parts;
+        let mut left = item / self.row_parts % self.strip_parts.max(1);
         for segment in &weights.segments {
             let here = segment.strips().div_ceil(self.strips_each);
             if left < here {
@@ -219,10 +235,8 @@ impl<'a> Product<'a> {
     }
 
     fn run_item(&self, items: &Items, item: usize) {
-        let first_row = item % items.row_parts * ROWS_PER_ITEM;
-        let rows = first_row..self.n.min(first_row + ROWS_PER_ITEM);
         if let Some((segment, strips)) = items.strips(self.weights, item) {
-            self.run_strips(segment, strips, rows);
+            self.run_strips(segment, strips, items.rows(item));
         }
     }
 

@@ -5,13 +5,11 @@
 //! every weight format: ggml gives K-quants blocks of 256 instead, which is
 //! coarser and saves nothing here.
 
+use super::bands::STEP;
 use super::format::BLOCK;
 use super::pool::Pool;
 use super::share::Disjoint;
 use super::simd::{Isa, Kernel, Simd, dispatch, unrolled};
-
-/// Below this many rows, quantising is cheaper than waking a worker.
-const ROWS_PER_ITEM: usize = 8;
 
 /// 32 consecutive inputs of one row, one cache line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -108,8 +106,8 @@ impl QuantizedRows {
         let floats = &self.floats[..rows * cols];
         let blocks = Disjoint::new(&mut self.blocks[..rows * cols / BLOCK]);
         let isa = Isa::detect();
-        pool.for_each(rows.div_ceil(ROWS_PER_ITEM), &|_, item| {
-            let rows = item * ROWS_PER_ITEM..rows.min((item + 1) * ROWS_PER_ITEM);
+        pool.for_each(rows.div_ceil(STEP), &|_, item| {
+            let rows = item * STEP..rows.min((item + 1) * STEP);
             let floats = &floats[rows.start * cols..rows.end * cols];
             // SAFETY: items are disjoint ranges of rows; the set is available.
             unsafe {

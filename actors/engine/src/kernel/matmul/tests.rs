@@ -278,6 +278,32 @@ fn batch_threads_and_instruction_set_leave_no_trace() {
     });
 }
 
+/// With a band of rows for each thread, and without.
+#[test]
+fn each_output_of_many_rows_is_added_to_once() {
+    let pools = [1, 2, 3].map(Pool::new);
+    let mut random = Random(5);
+    let (rows, cols) = (75, 64);
+    let data = arbitrary(&mut random, Format::Q4_1, rows, cols);
+    let part = || Packed::pack(Format::Q4_1, &data, rows, cols).expect("it packs");
+    let packed = Packed::concat(vec![part(), part()]).expect("one width");
+    for n in [127, 128, 192, 200, 333] {
+        let floats = random.floats(n * cols);
+        let before = random.floats(n * 2 * rows);
+        let add = |pool: &Pool| {
+            let mut x = QuantizedRows::new(n, cols);
+            x.set(pool, &floats);
+            let mut out = before.clone();
+            packed.matmul_add(pool, &x, &mut out);
+            out
+        };
+        let alone = add(&pools[0]);
+        for pool in &pools[1..] {
+            assert_eq!(add(pool), alone, "{n} rows, {} threads", pool.threads());
+        }
+    }
+}
+
 #[test]
 fn several_matrices_as_one_give_what_each_gives() {
     let pool = Pool::new(2);
