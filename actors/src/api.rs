@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cairn_engine::{Device, SamplerParams};
+use cairn_engine::{CacheFormat, Device, SamplerParams};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -54,6 +54,8 @@ pub struct Config {
     pub threads: usize,
     /// What the engine computes on.
     pub device: Device,
+    /// What the engine keeps keys and values as, on a CPU.
+    pub kv_cache: CacheFormat,
     /// Cap on the memory offered; `None` offers what the system has available.
     pub memory_bytes: Option<u64>,
     /// Where model files come from.

@@ -331,6 +331,7 @@ fn offer(config: &Config) -> Offer {
                 // Asked before any thread of this process is bound.
                 binding: Threads::for_count(config.threads),
                 device: config.device,
+                cache: config.kv_cache,
                 // Each plan brings its own context.
                 ..ShardOptions::new(0, config.threads)
             },

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use cairn_engine::kernel::Isa;
 use cairn_engine::throughput::{Throughput, Workload, measure, median};
-use cairn_engine::{CacheFormat, ModelFile, ShardOptions, Threads};
+use cairn_engine::{ModelFile, ShardOptions, Threads};
 use serde::Serialize;
 
-use crate::cli::{BenchArgs, BenchCommand, BenchEngineArgs, CacheArg};
+use crate::cli::{BenchArgs, BenchCommand, BenchEngineArgs};
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::{models, terminal};
@@ -54,10 +54,7 @@ fn engine(args: &BenchEngineArgs) -> Result<(), Failure> {
     let file = Arc::new(ModelFile::open(&path).map_err(unusable)?);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = ShardOptions {
-        cache: match args.cache {
-            CacheArg::F32 => CacheFormat::F32,
-            CacheArg::F16 => CacheFormat::F16,
-        },
+        cache: args.cache.into(),
         device,
         binding: match args.pin {
             true => Threads::Pinned,
@@ -101,10 +98,7 @@ fn report(path: &Path, options: &ShardOptions, workload: &Workload, found: &Thro
         prefill: workload.prefill,
         decode: workload.decode,
         rounds: workload.rounds,
-        cache: match options.cache {
-            CacheFormat::F32 => "f32",
-            CacheFormat::F16 => "f16",
-        },
+        cache: options.cache.name(),
         prefill_tokens_per_second: median(&found.prefill),
         decode_tokens_per_second: median(&found.decode),
         weight_bytes: found.weight_bytes,

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use cairn_actors::Strategy;
-use cairn_engine::Device;
+use cairn_engine::{CacheFormat, Device};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::cli::Level;
+use crate::cli::{CacheArg, Level};
 use crate::join::JoinLine;
 
 pub(crate) use size::parse_size;
@@ -86,6 +86,10 @@ pub(crate) struct Wishes {
     /// What computes: cpu, cuda:N, metal:N or auto; cpu if not given
     #[arg(long, value_name = "DEVICE", env = "CAIRN_DEVICE")]
     pub(crate) device: Option<String>,
+    /// What a CPU keeps keys and values as; f32 if not given. Answers that move to a node with
+    /// another format go on, but may choose other words
+    #[arg(long, value_enum, value_name = "FORMAT", env = "CAIRN_KV_CACHE")]
+    pub(crate) kv_cache: Option<CacheArg>,
     /// Most memory to offer, such as 2GiB; what is free if not given
     #[arg(long, value_name = "SIZE", env = "CAIRN_MEMORY")]
     pub(crate) memory: Option<String>,
@@ -127,6 +131,8 @@ pub(crate) struct Settings {
     pub(crate) threads: usize,
     /// What computes.
     pub(crate) device: Device,
+    /// What keys and values are kept as.
+    pub(crate) kv_cache: CacheFormat,
     /// Cap on the memory offered.
     pub(crate) memory_bytes: Option<u64>,
     /// UDP port of mDNS; `None` turns it off.
@@ -191,6 +197,7 @@ impl Wishes {
             sequences: self.sequences.or(file.sequences),
             threads: self.threads.or(file.threads),
             device: self.device.or(file.device),
+            kv_cache: self.kv_cache.or(file.kv_cache),
             memory: self.memory.or(file.memory),
             mdns_port: self.mdns_port.or(file.mdns_port),
             no_mdns: self.no_mdns || file.no_mdns,
@@ -243,6 +250,7 @@ impl Wishes {
             &mut faults,
         );
         let device = check_device(self.device.as_deref(), &mut faults);
+        let kv_cache = check_cache(self.kv_cache, device, &mut warnings);
         let memory_bytes = self.memory.and_then(|text| {
             let size = parse_size(&text).map_err(|fault| format!("memory: {fault}"));
             keep(size, &mut faults)
@@ -261,6 +269,7 @@ impl Wishes {
                 sequences,
                 threads,
                 device,
+                kv_cache,
                 memory_bytes,
                 mdns_port: (!self.no_mdns).then_some(self.mdns_port.unwrap_or(MDNS_PORT)),
                 log_level: self.log_level.unwrap_or(Level::Info),
@@ -285,6 +294,25 @@ fn check_peers(texts: &[String], faults: &mut Vec<String>) -> Vec<SocketAddr> {
 fn check_device(text: Option<&str>, faults: &mut Vec<String>) -> Option<Device> {
     let device = text.unwrap_or("cpu").parse();
     keep(device.map_err(|fault| format!("device: {fault}")), faults)
+}
+
+/// A GPU has one format only.
+fn check_cache(
+    wish: Option<CacheArg>,
+    device: Option<Device>,
+    warnings: &mut Vec<String>,
+) -> CacheFormat {
+    let format = wish.map_or(CacheFormat::F32, CacheFormat::from);
+    if let Some(device) = device
+        && device != Device::Cpu
+        && format != CacheFormat::F32
+    {
+        warnings.push(format!(
+            "kv-cache: {device} keeps 32-bit floats; {} is for CPUs",
+            format.name()
+        ));
+    }
+    format
 }
 
 /// Reads the name of a strategy.

@@ -209,6 +209,7 @@ fn config(ground: &Ground, cancel: &Cancel) -> Config {
         sequences: settings.sequences,
         threads: settings.threads,
         device: settings.device,
+        kv_cache: settings.kv_cache,
         memory_bytes: settings.memory_bytes,
         models: Arc::new(Store::new(&ground.home.cache, cancel.clone())),
         logs: ground.logs.clone(),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cairn_engine::{
-    Batch, BatchSpan, ComputePath, Input, LogitRows, ModelFile, Output, Shard, ShardOptions, SlotId,
+    Batch, BatchSpan, CacheFormat, Input, LogitRows, ModelFile, Output, Shard, ShardOptions, SlotId,
 };
 
 /// Rows that a sequence may have.
@@ -20,17 +20,17 @@ pub(crate) struct Chain {
 
 impl Chain {
     /// All layers in one stage.
-    pub(crate) fn whole(path: &Path, compute: ComputePath) -> Chain {
-        Chain::load(path, &[0..super::LAYERS], compute)
+    pub(crate) fn whole(path: &Path, cache: CacheFormat) -> Chain {
+        Chain::load(path, &[0..super::LAYERS], cache)
     }
 
     /// A stage for each of these ranges of layers.
-    pub(crate) fn load(path: &Path, stages: &[Range<u32>], compute: ComputePath) -> Chain {
+    pub(crate) fn load(path: &Path, stages: &[Range<u32>], cache: CacheFormat) -> Chain {
         let stage = |layers: &Range<u32>| {
             // Shards of one open file share layers that both have; nodes cannot.
             let file = Arc::new(ModelFile::open(path).expect("a readable model"));
             let options = ShardOptions {
-                path: compute,
+                cache,
                 // Tests run beside each other, and threads do not change a bit.
                 ..ShardOptions::new(CONTEXT, 1)
             };

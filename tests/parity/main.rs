@@ -17,7 +17,7 @@ mod model;
 use std::ops::Range;
 
 use cairn_engine::{
-    ChatMessage, ComputePath, GenerationPrompt, LogitRows, ModelFile, SpecialTokens,
+    CacheFormat, ChatMessage, GenerationPrompt, LogitRows, ModelFile, SpecialTokens,
 };
 
 use chain::Chain;
@@ -103,7 +103,7 @@ fn greedy_tokens_are_those_of_llama_cpp() {
 /// As long as the choices are the recorded ones, this is the engine's own greedy answer; past a
 /// fork it goes on along llama.cpp's.
 fn forced(prompt: &Prompt) -> Vec<u32> {
-    let mut chain = Chain::whole(&model::path(), ComputePath::Auto);
+    let mut chain = Chain::whole(&model::path(), CacheFormat::F32);
     let mut fresh: &[u32] = &prompt.ids;
     let mut ours = Vec::new();
     for token in &prompt.tokens {
@@ -118,15 +118,20 @@ fn probabilities_of_a_text_are_those_of_llama_cpp() {
     let recorded = fixture::text();
     let scored = recorded.ids.len() - 1;
     assert!(recorded.rows.len() >= 1_000 && scored >= 4_000);
-    let mut chain = Chain::whole(&model::path(), ComputePath::Auto);
-    let found = score(&mut chain, &recorded, scored);
-    println!("{found}");
-    assert!(found.mean_divergence() <= DIVERGENCE_MAX, "{found}");
-    let [theirs, ours] = found.perplexities();
-    assert!(
-        (ours / theirs - 1.0).abs() <= PERPLEXITY_SHARE_MAX,
-        "{found}"
-    );
+    for cache in [CacheFormat::F32, CacheFormat::F16, CacheFormat::I16] {
+        let mut chain = Chain::whole(&model::path(), cache);
+        let found = score(&mut chain, &recorded, scored);
+        println!("{cache:?}: {found}");
+        assert!(
+            found.mean_divergence() <= DIVERGENCE_MAX,
+            "{cache:?}: {found}"
+        );
+        let [theirs, ours] = found.perplexities();
+        assert!(
+            (ours / theirs - 1.0).abs() <= PERPLEXITY_SHARE_MAX,
+            "{cache:?}: {found}"
+        );
+    }
 }
 
 /// Compares what is recorded for the first `tokens` tokens of the text.
@@ -179,7 +184,7 @@ fn a_broken_boundary_gives_other_bits() {
 fn a_broken_boundary_is_far_from_llama_cpp() {
     let recorded = fixture::text();
     for stages in [[0..14, 15..LAYERS], [0..16, 15..LAYERS]] {
-        let mut broken = Chain::load(&model::path(), &stages, ComputePath::Auto);
+        let mut broken = Chain::load(&model::path(), &stages, CacheFormat::F32);
         let found = score(&mut broken, &recorded, 3 * CHUNK);
         println!("{stages:?}: {found}");
         assert!(
@@ -192,7 +197,7 @@ fn a_broken_boundary_is_far_from_llama_cpp() {
 /// The bits of every logit of a short prompt and of a few steps after it.
 fn bits(stages: &[Range<u32>]) -> Vec<u32> {
     let prompt = fixture::prompts().swap_remove(0);
-    let mut chain = Chain::load(&model::path(), stages, ComputePath::Auto);
+    let mut chain = Chain::load(&model::path(), stages, CacheFormat::F32);
     let mut logits = chain.advance(&prompt.ids, LogitRows::Last);
     for token in &prompt.tokens[..4] {
         logits.extend(chain.advance(&[*token], LogitRows::Last));

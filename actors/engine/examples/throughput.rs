@@ -32,7 +32,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "--decode" => workload.decode = value()?.parse()?,
             "--streams" => workload.streams = value()?.parse()?,
             "--rounds" => workload.rounds = value()?.parse()?,
-            "--cache" if value()? == "f16" => options.cache = CacheFormat::F16,
+            "--cache" => {
+                options.cache = match value()?.as_str() {
+                    "f16" => CacheFormat::F16,
+                    "i16" => CacheFormat::I16,
+                    _ => CacheFormat::F32,
+                }
+            }
             "--pin" => options.binding = Threads::Pinned,
             // What `cairn bench engine` needs and this does not.
             "--json" => {}

@@ -157,7 +157,7 @@ impl Measurer {
         // Which GPU is the first may change, and so may the GPU.
         let gpu = self.options.device.accelerator().ok().flatten();
         format!(
-            "{} | {} {} {} {} | {} cores | {} threads | {shape}",
+            "{} | {} {} {} {} | {} cores | {} threads | {} | {shape}",
             self.build,
             processor(),
             Isa::detect().name(),
@@ -165,6 +165,7 @@ impl Measurer {
             gpu.map_or(String::new(), |gpu| gpu.name),
             limits.cores,
             self.options.threads,
+            self.options.cache.name(),
         )
     }
 }

@@ -62,6 +62,22 @@ fn an_unknown_key_of_the_file_is_named() {
 }
 
 #[test]
+fn a_cache_of_16_bits_is_for_cpus() {
+    let settings = wishes("kv-cache = 'i16'").check(None, 1).unwrap();
+    assert_eq!(settings.kv_cache, CacheFormat::I16);
+    assert_eq!(settings.warnings, [""; 0]);
+    let settings = wishes("kv-cache = 'i16'\ndevice = 'cuda:0'")
+        .check(None, 1)
+        .unwrap();
+    assert!(
+        settings.warnings[0].contains("i16 is for CPUs"),
+        "{settings:?}"
+    );
+    let error = toml::from_str::<Wishes>("kv-cache = 'i8'").unwrap_err();
+    assert!(error.to_string().contains("i16"), "{error}");
+}
+
+#[test]
 fn a_short_secret_is_a_warning_and_a_wrong_join_line_a_fault() {
     let settings = wishes("secret = 'short'").check(None, 1).unwrap();
     assert_eq!(settings.warnings.len(), 1);

@@ -13,9 +13,10 @@ use super::pool::Pool;
 use super::share::Disjoint;
 use super::simd::{Isa, dispatch};
 
+mod cached;
 mod tile;
 
-use tile::{SEGMENT, SegmentTile, State, TILE_MAX};
+use tile::{Gather, SEGMENT, SegmentTile, State, TILE_MAX};
 
 /// The heads of one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,10 +80,30 @@ pub fn attention(
     out: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
+    attention_on(
+        Isa::detect(),
+        pool,
+        shape,
+        spans,
+        (q, q_stride),
+        out,
+        scratch,
+    );
+}
+
+fn attention_on(
+    isa: Isa,
+    pool: &Pool,
+    shape: &AttentionShape,
+    spans: &[Span<'_>],
+    (q, q_stride): (&[f32], usize),
+    out: &mut [f32],
+    scratch: &mut AttentionScratch,
+) {
     check(shape, spans, (q, q_stride), out);
     let rows = spans.iter().map(|span| span.rows).sum();
     let run = Run {
-        isa: Isa::detect(),
+        isa,
         shape,
         spans,
         q,
@@ -309,13 +330,18 @@ impl Run<'_> {
     /// repeat the last: computed along, never looked at.
     fn gather(&self, task: &Task<'_>, queries: &mut [f32]) {
         let head_dim = self.shape.head_dim;
-        for (place, query) in queries.chunks_exact_mut(self.padded_dim).enumerate() {
+        let sources = std::array::from_fn(|place| {
             let (row, head) = self.row_and_head(task, place.min(task.pairs - 1));
-            let q = &self.q[row * self.q_stride + head * head_dim..][..head_dim];
-            for (query, q) in query.iter_mut().zip(q) {
-                *query = q * self.shape.scale;
-            }
-        }
+            &self.q[row * self.q_stride + head * head_dim..][..head_dim]
+        });
+        let gather = Gather {
+            cache: task.span.cache,
+            sources,
+            scale: self.shape.scale,
+            queries,
+        };
+        // SAFETY: the detected set is available.
+        unsafe { dispatch(self.isa, gather) };
     }
 
     fn segment(
@@ -348,7 +374,7 @@ impl Run<'_> {
             let (row, head) = self.row_and_head(task, pair);
             // SAFETY: each row and head belongs to one task.
             let out = unsafe { self.out.slice((row * heads + head) * head_dim, head_dim) };
-            joined.normalized(pair, out);
+            joined.normalize(self.isa, pair, out);
         }
     }
 }

@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use super::share::Disjoint;
 
+mod integers;
 mod page;
 
 #[cfg(test)]
 mod tests;
 
+pub(super) use integers::{MAX, VALUE_MAX, larger, measure, round_in_place, unit_of_vector};
 pub use page::{CacheFormat, CacheShape, PAGE_POSITIONS, Stock};
-pub(super) use page::{Element, POSITIONS};
+pub(super) use page::{Float, POSITIONS, Stored};
 use page::{Numbers, Page};
 
 /// The cache of one sequence in all layers of a stage.
@@ -103,6 +105,7 @@ impl KvCache {
             numbers: match &mut page.numbers {
                 Numbers::F32(numbers) => WriterNumbers::F32(Disjoint::new(numbers)),
                 Numbers::F16(numbers) => WriterNumbers::F16(Disjoint::new(numbers)),
+                Numbers::I16(numbers) => WriterNumbers::I16(Disjoint::new(numbers)),
             },
         }
     }
@@ -145,12 +148,12 @@ impl<'a> KvLayer<'a> {
     /// # Panics
     /// When `E` is not the format of the cache, or there is no such page.
     #[inline(always)]
-    pub(super) fn head_of_page<E: Element>(&self, page: usize, head: usize) -> HeadOfPage<'a, E> {
+    pub(super) fn head_of_page<E: Stored>(&self, page: usize, head: usize) -> HeadOfPage<'a, E> {
         let shape = &self.cache.shape;
         HeadOfPage {
             numbers: &E::all(&self.cache.pages[page].numbers)[shape.start(self.layer, 0, head)..],
             block_stride: shape.block_len(),
-            half: POSITIONS * shape.padded_dim(),
+            half: shape.half_len(),
         }
     }
 }
@@ -162,11 +165,20 @@ pub(super) struct HeadOfPage<'a, E> {
     /// Numbers from the keys of one block to the keys of the next.
     pub(super) block_stride: usize,
     /// Numbers of the keys of a block, and of its values.
-    half: usize,
+    pub(super) half: usize,
+}
+
+impl<E> HeadOfPage<'_, E> {
+    /// The numbers of a block, without a check of bounds.
+    #[inline(always)]
+    pub(super) fn block_at(&self, block: usize) -> *const E {
+        let start = block.wrapping_mul(self.block_stride);
+        self.numbers.as_ptr().wrapping_add(start)
+    }
 }
 
 impl<'a, E> HeadOfPage<'a, E> {
-    /// The keys `(padded_dim, 16)` and values `(16, padded_dim)` of a block of the page.
+    /// The keys and values of a block of the page, laid out as [`page::Page`] says.
     #[inline(always)]
     pub(super) fn block(&self, block: usize) -> (&'a [E], &'a [E]) {
         self.numbers[block * self.block_stride..][..2 * self.half].split_at(self.half)
@@ -183,6 +195,7 @@ pub(super) struct Writer<'a> {
 enum WriterNumbers<'a> {
     F32(Disjoint<'a, f32>),
     F16(Disjoint<'a, u16>),
+    I16(Disjoint<'a, i32>),
 }
 
 impl Writer<'_> {
@@ -206,11 +219,12 @@ impl Writer<'_> {
             match &self.numbers {
                 WriterNumbers::F32(numbers) => self.store(numbers, position, keys, values),
                 WriterNumbers::F16(numbers) => self.store(numbers, position, keys, values),
+                WriterNumbers::I16(numbers) => self.store_integers(numbers, position, keys, values),
             }
         }
     }
 
-    unsafe fn store<E: Element>(
+    unsafe fn store<E: Float>(
         &self,
         numbers: &Disjoint<'_, E>,
         position: usize,
@@ -234,6 +248,34 @@ impl Writer<'_> {
             for (stored, &value) in value_row.iter_mut().zip(values) {
                 *stored = E::of(value);
             }
+        }
+    }
+
+    unsafe fn store_integers(
+        &self,
+        numbers: &Disjoint<'_, i32>,
+        position: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let (block, within) = (position / POSITIONS, position % POSITIONS);
+        let head_dim = self.shape.head_dim;
+        let heads = keys
+            .chunks_exact(head_dim)
+            .zip(values.chunks_exact(head_dim));
+        for (head, (key, value)) in heads.enumerate() {
+            let start = self.shape.start(self.layer, block, head);
+            // SAFETY: part of the position's block.
+            let numbers = unsafe { numbers.slice(start, 2 * self.shape.half_len()) };
+            let (key_block, value_block) = numbers.split_at_mut(self.shape.half_len());
+            integers::Store {
+                within,
+                key,
+                keys: key_block,
+                value,
+                values: value_block,
+            }
+            .run();
         }
     }
 }

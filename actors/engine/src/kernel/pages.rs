@@ -24,6 +24,8 @@ unsafe impl Zeroable for u8 {}
 // SAFETY: integers and floats.
 unsafe impl Zeroable for u16 {}
 // SAFETY: integers and floats.
+unsafe impl Zeroable for i32 {}
+// SAFETY: integers and floats.
 unsafe impl Zeroable for f32 {}
 
 // SAFETY: it owns its values like a `Vec<T>` does.

@@ -176,6 +176,16 @@ pub(super) fn fetch_far(at: *const u8) {
     let _ = at;
 }
 
+/// The nearest integer, half to even, of a float below 2^22 in magnitude; of others something.
+/// No call, where there is no rounding instruction.
+#[inline(always)]
+pub(super) fn nearest(value: f32) -> i32 {
+    // Adding 1.5 * 2^23 leaves the integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let rounded = (value + ROUND).to_bits();
+    rounded.wrapping_sub(ROUND.to_bits()).cast_signed()
+}
+
 /// Vectors of `LANES` 32-bit lanes.
 ///
 /// # Safety
@@ -220,6 +230,15 @@ pub(super) trait Simd: Copy {
     unsafe fn to_f32(value: Self::I) -> Self::F;
     /// The floats whose bits these are.
     unsafe fn from_bits(bits: Self::I) -> Self::F;
+
+    unsafe fn load_i32(from: *const i32) -> Self::I;
+    unsafe fn splat_i32(value: i32) -> Self::I;
+    /// `sum + a0 * b0 + a1 * b1` in each lane, whose two signed 16-bit halves those are. Exact
+    /// while it fits into 32 bits and no half is the least of its kind.
+    unsafe fn dot_pairs(sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// `LANES` 16-bit integers, the nearest to floats within -32767..=32767, half to even; others
+    /// give unspecified integers.
+    unsafe fn store_i16(to: *mut i16, value: Self::F);
 
     /// The largest magnitude of 32 floats, by the order of their bits: one that
     /// is not a number comes out on top.

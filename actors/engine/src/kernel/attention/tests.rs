@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{AttentionScratch, AttentionShape, Span, attention};
-use crate::kernel::{CacheFormat, CacheShape, KvCache, PAGE_POSITIONS, Pool, Stock};
+use super::{AttentionScratch, AttentionShape, Span, attention, attention_on};
+use crate::kernel::{CacheFormat, CacheShape, Isa, KvCache, PAGE_POSITIONS, Pool, Stock};
 
 fn number(i: usize, seed: usize) -> f32 {
     ((i * 7919 + seed * 104_729 + i * i % 641) % 2003) as f32 / 400.0 - 2.5
@@ -56,6 +56,12 @@ impl Case {
         self
     }
 
+    /// Kept in integers.
+    fn in_integers(mut self) -> Self {
+        self.format = CacheFormat::I16;
+        self
+    }
+
     /// What the loops cover: tails of every kind, one and several segments,
     /// windows within, at and across segments.
     fn all() -> Vec<Self> {
@@ -69,6 +75,10 @@ impl Case {
             Self::new(8, 1, 32, Some(1), 40),
             Self::new(3, 1, 20, None, 18).in_halves(),
             Self::new(4, 2, 80, Some(300), 600).in_halves(),
+            Self::new(1, 1, 4, None, 1).in_integers(),
+            Self::new(9, 3, 64, None, 70).in_integers(),
+            Self::new(3, 1, 21, None, 600).in_integers(),
+            Self::new(4, 2, 80, Some(300), 600).in_integers(),
         ]
     }
 
@@ -135,6 +145,10 @@ impl Case {
     }
 
     fn run_from(&self, stock: &Arc<Stock>, pool: &Pool, chunk: usize) -> Vec<f32> {
+        self.run_on(Isa::detect(), stock, pool, chunk)
+    }
+
+    fn run_on(&self, isa: Isa, stock: &Arc<Stock>, pool: &Pool, chunk: usize) -> Vec<f32> {
         let width = self.shape.heads * self.shape.head_dim;
         let mut scratch = AttentionScratch::default();
         let mut out = vec![f32::NAN; self.len * width];
@@ -146,8 +160,8 @@ impl Case {
                 position,
                 rows,
             }];
-            let q = &self.queries[position * width..];
-            attention(pool, &self.shape, &spans, (q, width), out, &mut scratch);
+            let q = (&self.queries[position * width..], width);
+            attention_on(isa, pool, &self.shape, &spans, q, out, &mut scratch);
         }
         out
     }
@@ -163,9 +177,14 @@ fn attention_is_the_formula() {
             for (i, (out, exact)) in out.iter().zip(case.exact(position)).enumerate() {
                 // Values are within 2.5: weights are good to a few units of the
                 // scores' rounding, which grows with their size (below 100).
+                let most = match case.format {
+                    CacheFormat::F32 | CacheFormat::F16 => 1e-4,
+                    // A score is off by some 30,000th of it, and a value by as much.
+                    CacheFormat::I16 => 1e-3,
+                };
                 let off = (f64::from(*out) - exact).abs();
                 assert!(
-                    off <= 1e-4,
+                    off <= most,
                     "{:?} {position} [{i}]: {out} for {exact}",
                     case.shape
                 );
@@ -201,41 +220,107 @@ fn chunks_and_threads_leave_no_trace() {
 }
 
 #[test]
-fn sequences_of_one_batch_do_not_see_each_other() {
+fn the_instruction_set_leaves_no_trace() {
     let pool = Pool::new(2);
+    for case in Case::all() {
+        let reference = case.run(&pool, case.len);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let out = case.run_on(isa, &Arc::default(), &pool, case.len);
+            let same = out
+                .iter()
+                .zip(&reference)
+                .all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{isa:?} {:?} {:?}", case.format, case.shape);
+        }
+    }
+}
+
+#[test]
+fn sequences_of_one_batch_do_not_see_each_other() {
     let case = Case::new(9, 3, 64, None, 300);
     let width = 9 * 64;
-    let alone = case.run(&pool, case.len);
+    let alone = case.run(&Pool::new(1), case.len);
     let stride = width + 5;
-    // Rows at 299, 0..4 and 280..283, with queries apart.
-    let spans = [(299, 1), (0, 4), (280, 3)];
-    let caches = spans.map(|(position, rows)| case.cache(position + rows));
-    let positions: Vec<usize> = spans
-        .iter()
-        .flat_map(|&(position, rows)| position..position + rows)
-        .collect();
-    let mut q = vec![f32::NAN; positions.len() * stride];
-    for (row, &position) in positions.iter().enumerate() {
-        let query = &case.queries[position * width..][..width];
-        q[row * stride..][..width].copy_from_slice(query);
+    // (position, rows): few rows, which threads share, and enough for a band of them each.
+    for spans in [
+        vec![(299, 1), (0, 4), (280, 3)],
+        vec![(299, 1), (0, 130), (100, 90), (280, 3)],
+    ] {
+        let caches: Vec<KvCache> = spans
+            .iter()
+            .map(|&(position, rows)| case.cache(position + rows))
+            .collect();
+        let positions: Vec<usize> = spans
+            .iter()
+            .flat_map(|&(position, rows)| position..position + rows)
+            .collect();
+        let mut q = vec![f32::NAN; positions.len() * stride];
+        for (row, &position) in positions.iter().enumerate() {
+            let query = &case.queries[position * width..][..width];
+            q[row * stride..][..width].copy_from_slice(query);
+        }
+        let spans: Vec<Span<'_>> = spans
+            .iter()
+            .zip(&caches)
+            .map(|(&(position, rows), cache)| Span {
+                cache: cache.layer(0),
+                position,
+                rows,
+            })
+            .collect();
+        for threads in [1, 2, 3] {
+            let pool = Pool::new(threads);
+            let mut out = vec![f32::NAN; positions.len() * width];
+            let scratch = &mut AttentionScratch::default();
+            attention(&pool, &case.shape, &spans, (&q, stride), &mut out, scratch);
+            for (row, &position) in positions.iter().enumerate() {
+                assert_eq!(
+                    &out[row * width..][..width],
+                    &alone[position * width..][..width],
+                    "row {row}, {threads} threads"
+                );
+            }
+        }
     }
-    let spans: Vec<Span<'_>> = spans
-        .iter()
-        .zip(&caches)
-        .map(|(&(position, rows), cache)| Span {
-            cache: cache.layer(0),
-            position,
-            rows,
-        })
-        .collect();
-    let mut out = vec![0.0; positions.len() * width];
-    let scratch = &mut AttentionScratch::default();
-    attention(&pool, &case.shape, &spans, (&q, stride), &mut out, scratch);
-    for (row, &position) in positions.iter().enumerate() {
-        assert_eq!(
-            &out[row * width..][..width],
-            &alone[position * width..][..width]
-        );
+}
+
+/// Products as large as their lengths allow, and weights that all meet the largest values.
+#[test]
+fn integers_do_not_overflow() {
+    let pool = Pool::new(1);
+    for head_dim in [2, 16, 64, 512] {
+        let mut case = Case::new(1, 1, head_dim, None, 300).in_integers();
+        case.shape.scale = 1.0 / head_dim as f32;
+        case.queries.fill(3.0);
+        let width = head_dim;
+        for (position, (key, value)) in case
+            .keys
+            .chunks_mut(width)
+            .zip(case.values.chunks_mut(width))
+            .enumerate()
+        {
+            // One position in each segment is looked at, after as many as came before it.
+            let sign = if position % 256 == 40 { 1.0 } else { -1.0 };
+            key.fill(3.0 * sign);
+            value.fill(2.0 * sign);
+        }
+        let out = case.run(&pool, case.len);
+        for (position, row) in out.chunks(width).enumerate() {
+            let sees = match position {
+                0..40 => 0,
+                40..296 => 1,
+                _ => 2,
+            };
+            // exp(9) to exp(-9)
+            let (one, others) = (
+                f64::from(sees),
+                f64::from(position as u32 + 1) - f64::from(sees),
+            );
+            let share = one / (one + others * (-18f64).exp());
+            let exact = 2.0 * share - 2.0 * (1.0 - share);
+            let off = row.iter().map(|out| (f64::from(*out) - exact).abs());
+            assert!(off.fold(0.0, f64::max) < 1e-3, "{head_dim}, {position}");
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::kernel::cache::{CacheFormat, Element, HeadOfPage, KvLayer, PAGE_POSITIONS, POSITIONS};
+use super::cached::Cached;
+use crate::kernel::cache::{CacheFormat, HeadOfPage, KvLayer, PAGE_POSITIONS, POSITIONS};
 use crate::kernel::math;
 use crate::kernel::simd::{Isa, Kernel, Simd, dispatch, unrolled};
 
@@ -54,10 +55,27 @@ impl<'a> State<'a> {
         };
     }
 
-    pub(super) fn normalized(&self, pair: usize, out: &mut [f32]) {
-        let inverse = 1.0 / self.weights[pair];
+    pub(super) fn normalize(&self, isa: Isa, pair: usize, out: &mut [f32]) {
         let sums = &self.sums[pair * self.padded_dim..];
-        for (out, sum) in out.iter_mut().zip(sums) {
+        let weight = self.weights[pair];
+        // SAFETY: the callers detected the set.
+        unsafe { dispatch(isa, Normalize { sums, weight, out }) };
+    }
+}
+
+struct Normalize<'a> {
+    sums: &'a [f32],
+    weight: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Normalize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let inverse = 1.0 / self.weight;
+        for (out, sum) in self.out.iter_mut().zip(self.sums) {
             *out = sum * inverse;
         }
     }
@@ -118,6 +136,39 @@ fn whole_vectors<S: Simd>(positions: &Range<usize>) -> Range<usize> {
     positions.start / S::LANES * S::LANES..positions.end.next_multiple_of(S::LANES)
 }
 
+/// Puts a tile's queries, scaled, `padded_dim` apart and in the form that the cache's format wants.
+pub(super) struct Gather<'a> {
+    pub(super) cache: KvLayer<'a>,
+    pub(super) sources: [&'a [f32]; TILE_MAX],
+    pub(super) scale: f32,
+    pub(super) queries: &'a mut [f32],
+}
+
+impl Kernel for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let shape = self.cache.shape();
+        let queries = self.queries.chunks_exact_mut(shape.padded_dim());
+        for (query, source) in queries.zip(self.sources) {
+            let (numbers, padding) = query.split_at_mut(source.len());
+            for (number, source) in numbers.iter_mut().zip(source) {
+                *number = source * self.scale;
+            }
+            padding.fill(0.0);
+            // SAFETY: `run`'s contract.
+            unsafe {
+                match shape.format {
+                    CacheFormat::F32 => f32::round_query::<S>(query),
+                    CacheFormat::F16 => u16::round_query::<S>(query),
+                    CacheFormat::I16 => i32::round_query::<S>(query),
+                }
+            }
+        }
+    }
+}
+
 /// A tile's softmax over one segment and the values it weighs.
 pub(super) struct SegmentTile<'a, 's> {
     pub(super) cache: KvLayer<'a>,
@@ -127,9 +178,9 @@ pub(super) struct SegmentTile<'a, 's> {
     pub(super) pairs: usize,
     /// Positions that each query sees, in the whole sequence.
     pub(super) visible: [Range<usize>; TILE_MAX],
-    /// `(TILE_MAX, padded_dim)`, scaled.
+    /// `(TILE_MAX, padded_dim)`, scaled and in the form that the cache's format wants.
     pub(super) queries: &'a [f32],
-    /// `(TILE_MAX, SEGMENT)`
+    /// `(TILE_MAX, SEGMENT)`: scores, then weights in the form that the cache's format wants.
     pub(super) scores: &'a mut [f32],
     pub(super) part: &'a mut State<'s>,
 }
@@ -144,6 +195,7 @@ impl Kernel for SegmentTile<'_, '_> {
             match self.cache.shape().format {
                 CacheFormat::F32 => self.over::<S, f32>(),
                 CacheFormat::F16 => self.over::<S, u16>(),
+                CacheFormat::I16 => self.over::<S, i32>(),
             }
         }
     }
@@ -151,7 +203,7 @@ impl Kernel for SegmentTile<'_, '_> {
 
 impl SegmentTile<'_, '_> {
     #[inline(always)]
-    unsafe fn over<S: Simd, E: Element>(self) {
+    unsafe fn over<S: Simd, E: Cached>(self) {
         // SAFETY: `run`'s contract.
         unsafe {
             match self.pairs {
@@ -165,7 +217,7 @@ impl SegmentTile<'_, '_> {
     }
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, E: Element, const M: usize>(mut self) {
+    unsafe fn tile<S: Simd, E: Cached, const M: usize>(mut self) {
         let dim = self.part.padded_dim;
         assert!(self.queries.len() >= M * dim && self.scores.len() >= M * SEGMENT);
         assert!(self.part.sums.len() >= M * dim && dim == self.cache.shape().padded_dim());
@@ -182,10 +234,13 @@ impl SegmentTile<'_, '_> {
             for m in 0..M {
                 self.part.largest[m] = self.largest::<S>(m, &self.seen(m, &blocks));
             }
-            for m in 0..M {
-                self.weights::<S>(m, self.seen(m, &blocks), &blocks);
+            let mut units = [0.0; M];
+            for (m, unit) in units.iter_mut().enumerate() {
+                self.weights::<S, E>(m, head, self.seen(m, &blocks), &blocks);
+                let all = blocks.start * POSITIONS..blocks.end * POSITIONS;
+                *unit = E::round_weights::<S>(&mut self.scores[m * SEGMENT..][all]);
             }
-            self.weigh_values::<S, E, M>(head, blocks.start * POSITIONS..end);
+            self.weigh_values::<S, E, M>(head, blocks.start * POSITIONS..end, units);
         }
     }
 
@@ -197,7 +252,7 @@ impl SegmentTile<'_, '_> {
     /// keys that come next, and for the values of these positions: both lie in runs of a head of
     /// a block, too short for the CPU's own prefetcher to be of use.
     #[inline(always)]
-    unsafe fn score_blocks<S: Simd, E: Element, const M: usize>(
+    unsafe fn score_blocks<S: Simd, E: Cached, const M: usize>(
         &mut self,
         head: HeadOfPage<'_, E>,
         blocks: Range<usize>,
@@ -227,35 +282,16 @@ impl SegmentTile<'_, '_> {
     }
 
     #[inline(always)]
-    unsafe fn score<S: Simd, E: Element, const M: usize, const V: usize>(
+    unsafe fn score<S: Simd, E: Cached, const M: usize, const V: usize>(
         &self,
         head: HeadOfPage<'_, E>,
-        mut keys: [*const E; V],
+        keys: [*const E; V],
         scores: *mut f32,
     ) {
-        let dim = self.part.padded_dim;
-        let next = head.block_stride * (V * S::LANES).div_ceil(POSITIONS);
-        // SAFETY: the caller's; any address may be asked for.
+        let shape = self.cache.shape();
+        // SAFETY: the caller's.
         unsafe {
-            let mut sums = [[S::splat(0.0); V]; M];
-            // Pointers that move: an index would be checked for overflow at each use.
-            let mut queries = [self.queries.as_ptr(); M];
-            unrolled!(M, m => queries[m] = queries[m].wrapping_add(m.wrapping_mul(dim)));
-            let values = dim.wrapping_mul(POSITIONS);
-            for _ in 0..self.cache.shape().head_dim {
-                let mut key = [S::splat(0.0); V];
-                unrolled!(V, v => {
-                    S::prefetch(keys[v].wrapping_add(next).cast());
-                    S::prefetch_far(keys[v].wrapping_add(values).cast());
-                    key[v] = E::load::<S>(keys[v]);
-                    keys[v] = keys[v].wrapping_add(POSITIONS);
-                });
-                unrolled!(M, m => {
-                    let query = S::splat(*queries[m]);
-                    unrolled!(V, v => sums[m][v] = S::fma(query, key[v], sums[m][v]));
-                    queries[m] = queries[m].wrapping_add(1);
-                });
-            }
+            let sums = E::score::<S, M, V>(shape, head, keys, self.queries.as_ptr());
             for (m, sums) in sums.into_iter().enumerate() {
                 for (v, sum) in sums.into_iter().enumerate() {
                     S::store(scores.add(m * SEGMENT + v * S::LANES), sum);
@@ -298,7 +334,13 @@ impl SegmentTile<'_, '_> {
 
     /// Scores of query `m` to weights, zero where it does not see.
     #[inline(always)]
-    unsafe fn weights<S: Simd>(&mut self, m: usize, seen: Range<usize>, blocks: &Range<usize>) {
+    unsafe fn weights<S: Simd, E: Cached>(
+        &mut self,
+        m: usize,
+        head: HeadOfPage<'_, E>,
+        seen: Range<usize>,
+        blocks: &Range<usize>,
+    ) {
         let vectors = whole_vectors::<S>(&seen);
         let scores = &mut self.scores[m * SEGMENT..(m + 1) * SEGMENT];
         scores[blocks.start * POSITIONS..vectors.start].fill(0.0);
@@ -318,21 +360,29 @@ impl SegmentTile<'_, '_> {
                     });
                     weights = math::exp_each::<S, 4>(weights);
                     unrolled!(4, v => {
-                        S::store(at.add(position + v * S::LANES), weights[v]);
-                        sums.add(position + v * S::LANES, weights[v]);
+                        let position = position + v * S::LANES;
+                        sums.add(position, weights[v]);
+                        S::store(at.add(position), E::scale_weights::<S>(head, position, weights[v]));
                     });
                     position += 4 * S::LANES;
                     continue;
                 }
                 let at = at.add(position);
                 let mut weights = math::exp::<S>(S::sub(S::load(at), largest));
-                S::store(at, weights);
                 if position < seen.start || position + S::LANES > seen.end {
-                    // The exponential has no zero.
-                    for lane in (0..S::LANES).filter(|lane| !seen.contains(&(position + lane))) {
-                        *at.add(lane) = 0.0;
-                    }
+                    // The exponential has no zero, and what is multiplied with it may be anything.
+                    let unseen = |lane: &usize| !seen.contains(&(position + lane));
+                    S::store(at, weights);
+                    (0..S::LANES)
+                        .filter(unseen)
+                        .for_each(|lane| *at.add(lane) = 0.0);
                     weights = S::load(at);
+                    S::store(at, E::scale_weights::<S>(head, position, weights));
+                    (0..S::LANES)
+                        .filter(unseen)
+                        .for_each(|lane| *at.add(lane) = 0.0);
+                } else {
+                    S::store(at, E::scale_weights::<S>(head, position, weights));
                 }
                 sums.add(position, weights);
                 position += S::LANES;
@@ -344,10 +394,11 @@ impl SegmentTile<'_, '_> {
     /// Values times weights, position by position: those from the first of a block to the last
     /// that anyone sees. What lies behind may be another sequence's.
     #[inline(always)]
-    unsafe fn weigh_values<S: Simd, E: Element, const M: usize>(
+    unsafe fn weigh_values<S: Simd, E: Cached, const M: usize>(
         &mut self,
         head: HeadOfPage<'_, E>,
         positions: Range<usize>,
+        units: [f32; M],
     ) {
         let dim = self.part.padded_dim;
         let mut component = 0;
@@ -355,10 +406,10 @@ impl SegmentTile<'_, '_> {
             // SAFETY: `run`'s contract; `dim` is a multiple of 16.
             unsafe {
                 if dim - component >= 2 * S::LANES {
-                    self.weigh::<S, E, M, 2>(head, positions.clone(), component);
+                    self.weigh::<S, E, M, 2>(head, positions.clone(), component, units);
                     component += 2 * S::LANES;
                 } else {
-                    self.weigh::<S, E, M, 1>(head, positions.clone(), component);
+                    self.weigh::<S, E, M, 1>(head, positions.clone(), component, units);
                     component += S::LANES;
                 }
             }
@@ -366,35 +417,18 @@ impl SegmentTile<'_, '_> {
     }
 
     #[inline(always)]
-    unsafe fn weigh<S: Simd, E: Element, const M: usize, const V: usize>(
+    unsafe fn weigh<S: Simd, E: Cached, const M: usize, const V: usize>(
         &mut self,
         head: HeadOfPage<'_, E>,
         positions: Range<usize>,
         component: usize,
+        units: [f32; M],
     ) {
         let dim = self.part.padded_dim;
-        let next = head.block_stride;
-        // SAFETY: the caller's; any address may be asked for.
+        // SAFETY: the caller's.
         unsafe {
-            let mut sums = [[S::splat(0.0); V]; M];
-            for block in positions.start / POSITIONS..positions.end.div_ceil(POSITIONS) {
-                let mut values = head.block(block).1.as_ptr().add(component);
-                let first = self.scores.as_ptr().add(block * POSITIONS);
-                for position in 0..POSITIONS.min(positions.end - block * POSITIONS) {
-                    let weights = first.wrapping_add(position);
-                    let mut value = [S::splat(0.0); V];
-                    unrolled!(V, v => {
-                        let at = values.wrapping_add(v * S::LANES);
-                        S::prefetch(at.wrapping_add(next).cast());
-                        value[v] = E::load::<S>(at);
-                    });
-                    values = values.wrapping_add(dim);
-                    unrolled!(M, m => {
-                        let weight = S::splat(*weights.wrapping_add(m * SEGMENT));
-                        unrolled!(V, v => sums[m][v] = S::fma(weight, value[v], sums[m][v]));
-                    });
-                }
-            }
+            let weights = (self.scores.as_ptr(), units);
+            let sums = E::weigh::<S, M, V>(dim, head, positions, component, weights);
             for (m, sums) in sums.into_iter().enumerate() {
                 for (v, sum) in sums.into_iter().enumerate() {
                     let at = m * dim + component + v * S::LANES;

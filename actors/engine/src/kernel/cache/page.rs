@@ -27,15 +27,19 @@ pub enum CacheFormat {
     /// Half precision, rounded half to even: half the memory, and half the
     /// bytes to read per token at long contexts. Not the same bits as F32.
     F16,
+    /// 16-bit integers with a scale for each head of a position: little more memory than F16, and
+    /// attention in exact integers, twice as many to an instruction. Not the same bits as F32.
+    I16,
 }
 
 impl CacheFormat {
-    /// Bytes of one number.
+    /// Its name, for people and reports.
     #[must_use]
-    pub const fn bytes(self) -> usize {
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::I16 => "i16",
         }
     }
 }
@@ -57,7 +61,11 @@ impl CacheShape {
     /// Bytes of a page, of which the system provides what is touched.
     #[must_use]
     pub fn page_bytes(&self) -> usize {
-        self.layers * self.layer_len() * self.format.bytes()
+        let number = match self.format {
+            CacheFormat::F32 | CacheFormat::I16 => 4,
+            CacheFormat::F16 => 2,
+        };
+        self.layers * self.layer_len() * number
     }
 
     /// Components of a head with those that fill up the last vector; they are
@@ -71,10 +79,22 @@ impl CacheShape {
         self.kv_heads * self.head_len()
     }
 
+    /// Numbers of a head's keys in a block, and of its values.
+    #[inline(always)]
+    pub(super) fn half_len(&self) -> usize {
+        let dim = self.padded_dim();
+        POSITIONS
+            * match self.format {
+                CacheFormat::F32 | CacheFormat::F16 => dim,
+                // Two to a word, and the scale.
+                CacheFormat::I16 => dim / 2 + 1,
+            }
+    }
+
     /// Numbers of a head in a block, keys and values.
     #[inline(always)]
     fn head_len(&self) -> usize {
-        2 * POSITIONS * self.padded_dim()
+        2 * self.half_len()
     }
 
     /// Numbers of a layer in a page.
@@ -121,7 +141,9 @@ impl Stock {
 /// Keys and values of [`PAGE_POSITIONS`] positions; where nothing was written, zeros or what
 /// another sequence wrote there. Layer by layer, block by block of 16 positions and head by head:
 /// keys `(padded_dim, 16)`, so that a vector holds one component of many keys, then values
-/// `(16, padded_dim)`.
+/// `(16, padded_dim)`. 16-bit integers lie by twos in a word: two components of a key
+/// `(padded_dim / 2, 16)`, and a component of two positions `(8, padded_dim)`; behind the keys are
+/// their 16 scales, as bits of floats, and behind the values theirs.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) numbers: Numbers,
@@ -133,6 +155,7 @@ pub(super) struct Page {
 pub(in crate::kernel) enum Numbers {
     F32(Pages<f32>),
     F16(Pages<u16>),
+    I16(Pages<i32>),
 }
 
 impl Numbers {
@@ -152,6 +175,7 @@ impl Page {
             (Some(kept), _) => kept,
             (None, CacheFormat::F32) => Numbers::F32(Pages::zeroed(len)?),
             (None, CacheFormat::F16) => Numbers::F16(Pages::zeroed(len)?),
+            (None, CacheFormat::I16) => Numbers::I16(Pages::zeroed(len)?),
         };
         let bytes = shape.page_bytes() as u64;
         stock.bytes_in_use.fetch_add(bytes, Ordering::Relaxed);
@@ -176,9 +200,10 @@ impl Page {
                 (Numbers::F16(mine), Numbers::F16(theirs)) => {
                     mine[part.clone()].copy_from_slice(&theirs[part]);
                 }
-                (Numbers::F32(_), Numbers::F16(_)) | (Numbers::F16(_), Numbers::F32(_)) => {
-                    unreachable!("pages of one shape")
+                (Numbers::I16(mine), Numbers::I16(theirs)) => {
+                    mine[part.clone()].copy_from_slice(&theirs[part]);
                 }
+                _ => unreachable!("pages of one shape"),
             }
         }
     }
@@ -195,18 +220,39 @@ impl Drop for Page {
     }
 }
 
-/// A number of a cache.
-pub(in crate::kernel) trait Element: Zeroable {
-    fn of(value: f32) -> Self;
-    /// # Safety
-    /// As for [`Simd`]: a vector's width of numbers.
-    unsafe fn load<S: Simd>(from: *const Self) -> S::F;
+/// What pages of a format are made of.
+pub(in crate::kernel) trait Stored: Zeroable {
     /// # Panics
     /// When the page keeps other numbers.
     fn all(numbers: &Numbers) -> &Pages<Self>;
 }
 
-impl Element for f32 {
+macro_rules! stored {
+    ($number:ty, $format:ident) => {
+        impl Stored for $number {
+            #[inline(always)]
+            fn all(numbers: &Numbers) -> &Pages<Self> {
+                match numbers {
+                    Numbers::$format(numbers) => numbers,
+                    _ => unreachable!("the caller asked for the format"),
+                }
+            }
+        }
+    };
+}
+stored!(f32, F32);
+stored!(u16, F16);
+stored!(i32, I16);
+
+/// A float of a cache.
+pub(in crate::kernel) trait Float: Stored {
+    fn of(value: f32) -> Self;
+    /// # Safety
+    /// As for [`Simd`]: a vector's width of numbers.
+    unsafe fn load<S: Simd>(from: *const Self) -> S::F;
+}
+
+impl Float for f32 {
     #[inline(always)]
     fn of(value: f32) -> f32 {
         value
@@ -216,17 +262,10 @@ impl Element for f32 {
         // SAFETY: the caller's contract.
         unsafe { S::load(from) }
     }
-    #[inline(always)]
-    fn all(numbers: &Numbers) -> &Pages<f32> {
-        match numbers {
-            Numbers::F32(numbers) => numbers,
-            Numbers::F16(_) => unreachable!("the caller asked for the format"),
-        }
-    }
 }
 
 /// Half precision, as bits.
-impl Element for u16 {
+impl Float for u16 {
     #[inline(always)]
     fn of(value: f32) -> u16 {
         f16::from_f32(value).to_bits()
@@ -235,12 +274,5 @@ impl Element for u16 {
     unsafe fn load<S: Simd>(from: *const u16) -> S::F {
         // SAFETY: the caller's contract.
         unsafe { S::load_f16(from) }
-    }
-    #[inline(always)]
-    fn all(numbers: &Numbers) -> &Pages<u16> {
-        match numbers {
-            Numbers::F16(numbers) => numbers,
-            Numbers::F32(_) => unreachable!("the caller asked for the format"),
-        }
     }
 }

@@ -5,13 +5,14 @@ use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_NTA, _MM_HINT_T0, _MM_HINT_T1, _mm_add_epi32, _mm_dpbusd_epi32,
     _mm_extract_epi32, _mm_loadu_si128, _mm_prefetch, _mm_set1_epi8, _mm_setzero_si128,
     _mm_shuffle_epi32, _mm_storeu_si128, _mm_unpackhi_epi64, _mm_unpacklo_epi64,
-    _mm256_loadu_si256, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps,
-    _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
-    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_epi32, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_reduce_max_epi32, _mm512_set1_epi8,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_sll_epi16, _mm512_slli_epi32,
-    _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_xor_si512,
+    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
+    _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16,
+    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
+    _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
+    _mm512_or_si512, _mm512_reduce_max_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_si512, _mm512_sll_epi16, _mm512_slli_epi32, _mm512_srl_epi16, _mm512_srli_epi32,
+    _mm512_storeu_ps, _mm512_sub_ps, _mm512_xor_si512,
 };
 
 use super::{Kernel, Simd, unrolled};
@@ -33,6 +34,23 @@ pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
 unsafe fn four(inputs: *const i8, group: usize) -> __m512i {
     // SAFETY: the caller's pointer is valid for the 32 inputs of a block.
     unsafe { _mm512_set1_epi32(inputs.add(4 * group).cast::<i32>().read_unaligned()) }
+}
+
+/// `_mm512_dpwssd_epi32`, of which the compiler would make a product and a sum.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: registers only, and the CPU has the instruction.
+    unsafe {
+        std::arch::asm!(
+            "vpdpwssd {sum}, {a}, {b}",
+            sum = inout(zmm_reg) sum,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
 }
 
 #[expect(unsafe_op_in_unsafe_fn, reason = "one contract for all, on the trait")]
@@ -122,6 +140,24 @@ impl Simd for Avx512Vnni {
     #[inline(always)]
     unsafe fn from_bits(bits: __m512i) -> __m512 {
         _mm512_castsi512_ps(bits)
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> __m512i {
+        _mm512_loadu_si512(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(value: i32) -> __m512i {
+        _mm512_set1_epi32(value)
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        dpwssd(sum, a, b)
+    }
+    #[inline(always)]
+    unsafe fn store_i16(to: *mut i16, value: __m512) {
+        let narrow = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(value));
+        _mm256_storeu_si256(to.cast(), narrow);
     }
 
     #[inline(always)]

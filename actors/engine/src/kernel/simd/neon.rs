@@ -12,11 +12,12 @@ use std::arch::aarch64::{
     vcgtq_f32, vcltq_f32, vcombine_s8, vcombine_s16, vcvtnq_s32_f32, vcvtq_f32_s32, vcvtq_f32_u32,
     vcvtq_s32_f32, vdivq_f32, vdup_n_u8, vdupq_n_f32, vdupq_n_s8, vdupq_n_s16, vdupq_n_s32,
     vdupq_n_u8, vdupq_n_u32, vfmaq_f32, vget_high_s16, vget_high_u16, vget_low_s8, vget_low_s16,
-    vget_low_u16, vld1_s8, vld1_u8, vld1q_f32, vld1q_u8, vld1q_u16, vmaxq_u32, vmaxvq_u32,
-    vmlal_high_s8, vmlal_s8, vmovl_s8, vmovl_s16, vmovl_u8, vmovl_u16, vmulq_f32, vorrq_u8,
-    vpadalq_s16, vpaddq_s32, vqmovn_s16, vqmovn_s32, vreinterpretq_f32_s32, vreinterpretq_f32_u32,
-    vreinterpretq_s8_s32, vreinterpretq_s8_u8, vreinterpretq_u32_f32, vshll_n_u16, vshlq_n_s32,
-    vshlq_u8, vshr_n_u8, vst1q_f32, vst1q_s8, vsubq_f32,
+    vget_low_u16, vld1_s8, vld1_u8, vld1q_f32, vld1q_s32, vld1q_u8, vld1q_u16, vmaxq_u32,
+    vmaxvq_u32, vmlal_high_s8, vmlal_s8, vmovl_s8, vmovl_s16, vmovl_u8, vmovl_u16, vmull_high_s16,
+    vmull_s16, vmulq_f32, vorrq_u8, vpadalq_s16, vpaddq_s32, vqmovn_s16, vqmovn_s32,
+    vreinterpretq_f32_s32, vreinterpretq_f32_u32, vreinterpretq_s8_s32, vreinterpretq_s8_u8,
+    vreinterpretq_s16_s32, vreinterpretq_u32_f32, vshll_n_u16, vshlq_n_s32, vshlq_u8, vshr_n_u8,
+    vst1q_f32, vst1q_s8, vst1q_s16, vsubq_f32,
 };
 
 use super::{Kernel, Simd, unrolled};
@@ -237,6 +238,29 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     #[inline(always)]
     unsafe fn from_bits(bits: Self::I) -> Self::F {
         float32x4x2_t(vreinterpretq_f32_s32(bits.0), vreinterpretq_f32_s32(bits.1))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> Self::I {
+        int32x4x2_t(vld1q_s32(from), vld1q_s32(from.add(4)))
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(value: i32) -> Self::I {
+        int32x4x2_t(vdupq_n_s32(value), vdupq_n_s32(value))
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let dot = |sum, a, b| {
+            let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+            let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+            vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(a, b)))
+        };
+        int32x4x2_t(dot(sum.0, a.0, b.0), dot(sum.1, a.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn store_i16(to: *mut i16, value: Self::F) {
+        let narrow = |value| vqmovn_s32(vcvtnq_s32_f32(value));
+        vst1q_s16(to, vcombine_s16(narrow(value.0), narrow(value.1)));
     }
 
     #[inline(always)]

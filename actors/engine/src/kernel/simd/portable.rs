@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::Simd;
+use super::{Simd, nearest};
 
 const LANES: usize = 8;
 
@@ -104,6 +104,28 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> Self::I {
+        array(from)
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(value: i32) -> Self::I {
+        [value; LANES]
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let halves = |word: i32| [word as i16, (word >> 16) as i16].map(i32::from);
+        std::array::from_fn(|lane| {
+            let ([a0, a1], [b0, b1]) = (halves(a[lane]), halves(b[lane]));
+            sum[lane].wrapping_add(a0 * b0).wrapping_add(a1 * b1)
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_i16(to: *mut i16, value: Self::F) {
+        let narrow = value.map(|value| nearest(value) as i16);
+        to.cast::<[i16; LANES]>().write_unaligned(narrow);
+    }
+
+    #[inline(always)]
     unsafe fn magnitude(from: *const f32) -> f32 {
         let floats: [f32; 32] = array(from);
         let bits = floats.iter().map(|x| x.to_bits() & 0x7fff_ffff);
@@ -111,14 +133,10 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn to_bytes(from: *const f32, factor: f32, to: *mut i8) -> [i32; 2] {
-        // Adding 1.5 * 2^23 leaves the integer, rounded half to even, in the
-        // low bits, with no call where there is no rounding instruction.
-        const ROUND: f32 = 12_582_912.0;
         let floats: [f32; 32] = array(from);
         let mut sums = [0i32; 2];
         for (i, x) in floats.into_iter().enumerate() {
-            let rounded = (x * factor + ROUND).to_bits();
-            let byte = rounded.wrapping_sub(ROUND.to_bits()).cast_signed() as i8;
+            let byte = nearest(x * factor) as i8;
             to.add(i).write(byte);
             sums[i / 16] += i32::from(byte);
         }

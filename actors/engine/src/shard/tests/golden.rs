@@ -63,6 +63,17 @@ fn logits_and_greedy_tokens_are_those_of_transformers() {
     }
 }
 
+#[test]
+fn a_cache_of_16_bits_gives_the_same_tokens() {
+    for (cache, tolerance) in [(CacheFormat::F16, 1e-2), (CacheFormat::I16, 2e-3)] {
+        let options = ShardOptions {
+            cache,
+            ..options(ComputePath::Auto)
+        };
+        check(&options, tolerance);
+    }
+}
+
 /// Compares logits, which may be off by `tolerance`, and greedy tokens.
 pub(super) fn check(options: &ShardOptions, tolerance: f64) {
     for (name, tiny) in cases() {

@@ -130,19 +130,21 @@ fn every_chunking_batch_and_thread_count_gives_the_same_bits() {
 }
 
 #[test]
-fn a_cache_of_halves_is_as_invariant_and_not_the_same() {
+fn a_cache_of_16_bits_is_as_invariant_and_not_the_same() {
     let file = model(&tiny(TensorType::Q4_1).gguf());
     let full = options(ComputePath::Auto);
-    for threads in [1, 3] {
-        let halves = ShardOptions {
-            threads,
-            cache: CacheFormat::F16,
-            ..full.clone()
-        };
-        mixed_batches(&file, &halves, 5, &format!("halves, {threads} threads"));
-        let tokens = tokens(9, 1, VOCABULARY);
-        let rounded = reference(&file, &halves, &tokens);
-        assert!(rounded != reference(&file, &full, &tokens));
+    for cache in [CacheFormat::F16, CacheFormat::I16] {
+        for threads in [1, 3] {
+            let halves = ShardOptions {
+                threads,
+                cache,
+                ..full.clone()
+            };
+            mixed_batches(&file, &halves, 5, &format!("{cache:?}, {threads} threads"));
+            let tokens = tokens(9, 1, VOCABULARY);
+            let rounded = reference(&file, &halves, &tokens);
+            assert!(rounded != reference(&file, &full, &tokens));
+        }
     }
 }
 

@@ -34,6 +34,7 @@ fn everywhere() -> Vec<ShardOptions> {
         with(ComputePath::Portable, CacheFormat::F32),
         with(ComputePath::Auto, CacheFormat::F32),
         with(ComputePath::Auto, CacheFormat::F16),
+        with(ComputePath::Auto, CacheFormat::I16),
     ]
 }
 
