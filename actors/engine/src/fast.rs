@@ -13,8 +13,8 @@ use std::sync::Arc;
 use crate::error::EngineError;
 use crate::file::ModelFile;
 use crate::kernel::{
-    AttentionScratch, AttentionShape, CacheShape, KvCache, PAGE_POSITIONS, Packed, Pool,
-    QuantizedRows, RowShape, Span, Stock, attention, place, rms_norm, rms_norm_rows,
+    AttentionScratch, AttentionShape, BAND_ROWS_MIN, CacheShape, KvCache, PAGE_POSITIONS, Packed,
+    Pool, QuantizedRows, RowShape, Span, Stock, attention, place, rms_norm, rms_norm_rows,
 };
 use crate::loaded::Origin;
 use crate::placed::{Placed, wanted};
@@ -23,10 +23,12 @@ use crate::shard::{LogitRows, Report, ShardOptions, SlotId, Threads};
 use crate::spec::Spec;
 pub(crate) use block::{Block, Head, format};
 
-/// Most rows that go through a layer together. More would read the weights
-/// less often, but by then they are a small part of the work, and the buffers
-/// would outgrow the cache.
-const PASS_ROWS_MAX: usize = 256;
+/// Most rows that go through a layer together. More would read the weights less often, but by then
+/// they are a small part of the work, and the buffers would outgrow the caches. Many threads take
+/// more, so that each has a band of them.
+fn pass_rows_max(threads: usize) -> usize {
+    (threads * BAND_ROWS_MIN).clamp(256, 512)
+}
 /// Most rows that are projected together: their logits are the largest buffer of all.
 const HEAD_ROWS_MAX: usize = 32;
 
@@ -173,7 +175,7 @@ impl Stack {
                 .map_err(|source| EngineError::CacheMemory { rows: end, source })?;
         }
         let mut rest = hidden;
-        for pass in passes(spans) {
+        for pass in passes(spans, pass_rows_max(self.pool.threads())) {
             let rows: usize = pass.iter().map(|span| span.rows).sum();
             let (mine, others) = rest.split_at_mut(rows * self.spec.width);
             rest = others;
@@ -378,16 +380,16 @@ fn quantise(rows: &mut QuantizedRows, readers: &[&Packed], pool: &Pool) {
     }
 }
 
-/// Cuts `spans` into runs of at most [`PASS_ROWS_MAX`] rows.
-fn passes(spans: &[Placed]) -> Vec<Vec<Placed>> {
+/// Cuts `spans` into runs of at most `rows_max` rows.
+fn passes(spans: &[Placed], rows_max: usize) -> Vec<Vec<Placed>> {
     let mut passes = vec![Vec::new()];
-    let mut room = PASS_ROWS_MAX;
+    let mut room = rows_max;
     for span in spans {
         let mut rest = *span;
         while rest.rows > 0 {
             if room == 0 {
                 passes.push(Vec::new());
-                room = PASS_ROWS_MAX;
+                room = rows_max;
             }
             let rows = rest.rows.min(room);
             let logits = match rest.logits {

@@ -25,6 +25,7 @@ mod simd;
 mod weights;
 
 pub use attention::{AttentionScratch, AttentionShape, Span, attention};
+pub(crate) use bands::ROWS_MIN as BAND_ROWS_MIN;
 pub use cache::{CacheFormat, CacheShape, KvCache, KvLayer, PAGE_POSITIONS, Stock};
 pub use elementwise::{RopePairs, add, rms_norm, rms_norm_rows, rope};
 pub use format::{BLOCK, Format};

@@ -7,7 +7,7 @@ use std::ops::Range;
 /// Rows that stay together, a tile of a product or more.
 pub(super) const STEP: usize = 8;
 /// Fewer rows per thread are not worth that each reads all weights.
-const ROWS_MIN: usize = 64;
+pub(crate) const ROWS_MIN: usize = 32;
 
 /// The rows of a pass, one band for each thread where there are enough of them, else one for all.
 ///
