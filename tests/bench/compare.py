@@ -181,7 +181,8 @@ class Comparison:
         own = [*self.ours, "--model", str(self.arguments.model), *flags, "--json"]
         numbers = map(str, [1, prompt, 0, 1, 0, 512])
         rival = [self.python, str(HERE / "rival.py"), "speed", str(self.arguments.model), *numbers]
-        sides = {"ours, f32": own, "ours, f16": [*own, "--cache", "f16"], "llama.cpp, f16": rival}
+        formats = {f"ours, {name}": [*own, "--cache", name] for name in ("f32", "f16", "i16")}
+        sides = formats | {"llama.cpp, f16": rival}
         found = {side: measured(command) for side, command in sides.items()}
         keys = ("resident_bytes", "peak_bytes")
         return {side: {key: found[side][key] for key in keys} for side in found}
