@@ -525,7 +525,7 @@ pub(crate) enum CacheArg {
     F32,
     /// Half precision: half the memory
     F16,
-    /// 16-bit integers with a scale for each head and position: half the memory, more precise than
+    /// 16-bit integers with a unit for each head and position: half the memory, more precise than
     /// f16, and long prompts are read faster
     I16,
 }

@@ -86,8 +86,7 @@ pub(crate) struct Wishes {
     /// What computes: cpu, cuda:N, metal:N or auto; cpu if not given
     #[arg(long, value_name = "DEVICE", env = "CAIRN_DEVICE")]
     pub(crate) device: Option<String>,
-    /// What a CPU keeps keys and values as; f32 if not given. Answers that move to a node with
-    /// another format go on, but may choose other words
+    /// What a CPU keeps keys and values as; f32 if not given. The nodes of a cluster may differ
     #[arg(long, value_enum, value_name = "FORMAT", env = "CAIRN_KV_CACHE")]
     pub(crate) kv_cache: Option<CacheArg>,
     /// Most memory to offer, such as 2GiB; what is free if not given

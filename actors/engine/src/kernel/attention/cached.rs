@@ -27,7 +27,7 @@ pub(super) trait Cached: Stored {
         queries: *const f32,
     ) -> [[S::F; V]; M];
 
-    /// A vector of weights, from `position` on, times what their values are scaled by.
+    /// A vector of weights, from `position` on, times the units of their values.
     unsafe fn scale_weights<S: Simd>(
         head: HeadOfPage<'_, Self>,
         position: usize,
@@ -194,11 +194,8 @@ impl Cached for i32 {
         let behind = head
             .block_at(position / POSITIONS)
             .wrapping_add(2 * head.half);
-        let scales = behind.wrapping_sub(POSITIONS);
-        S::mul(
-            weights,
-            S::load(scales.wrapping_add(position % POSITIONS).cast()),
-        )
+        let units = behind.wrapping_sub(POSITIONS - position % POSITIONS);
+        S::mul(weights, S::load(units.cast()))
     }
 
     /// To integers, which begin where the floats did.

@@ -169,6 +169,18 @@ impl Kernel for Gather<'_> {
     }
 }
 
+/// Sets those of `count` weights, the first of which is `position`'s, to zero that are not `seen`.
+///
+/// # Safety
+/// As many weights are at `at`.
+#[inline(always)]
+unsafe fn hide(at: *mut f32, count: usize, position: usize, seen: &Range<usize>) {
+    for place in (0..count).filter(|place| !seen.contains(&(position + place))) {
+        // SAFETY: the caller's.
+        unsafe { *at.add(place) = 0.0 };
+    }
+}
+
 /// A tile's softmax over one segment and the values it weighs.
 pub(super) struct SegmentTile<'a, 's> {
     pub(super) cache: KvLayer<'a>,
@@ -370,17 +382,12 @@ impl SegmentTile<'_, '_> {
                 let at = at.add(position);
                 let mut weights = math::exp::<S>(S::sub(S::load(at), largest));
                 if position < seen.start || position + S::LANES > seen.end {
-                    // The exponential has no zero, and what is multiplied with it may be anything.
-                    let unseen = |lane: &usize| !seen.contains(&(position + lane));
+                    // The exponential has no zero, and what scales it there may be anything.
                     S::store(at, weights);
-                    (0..S::LANES)
-                        .filter(unseen)
-                        .for_each(|lane| *at.add(lane) = 0.0);
+                    hide(at, S::LANES, position, &seen);
                     weights = S::load(at);
                     S::store(at, E::scale_weights::<S>(head, position, weights));
-                    (0..S::LANES)
-                        .filter(unseen)
-                        .for_each(|lane| *at.add(lane) = 0.0);
+                    hide(at, S::LANES, position, &seen);
                 } else {
                     S::store(at, E::scale_weights::<S>(head, position, weights));
                 }

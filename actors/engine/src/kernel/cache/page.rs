@@ -27,7 +27,7 @@ pub enum CacheFormat {
     /// Half precision, rounded half to even: half the memory, and half the
     /// bytes to read per token at long contexts. Not the same bits as F32.
     F16,
-    /// 16-bit integers with a scale for each head of a position: little more memory than F16, and
+    /// 16-bit integers with a unit for each head of a position: little more memory than F16, and
     /// attention in exact integers, twice as many to an instruction. Not the same bits as F32.
     I16,
 }
@@ -86,7 +86,7 @@ impl CacheShape {
         POSITIONS
             * match self.format {
                 CacheFormat::F32 | CacheFormat::F16 => dim,
-                // Two to a word, and the scale.
+                // Two to a word, and the unit.
                 CacheFormat::I16 => dim / 2 + 1,
             }
     }
@@ -143,7 +143,7 @@ impl Stock {
 /// keys `(padded_dim, 16)`, so that a vector holds one component of many keys, then values
 /// `(16, padded_dim)`. 16-bit integers lie by twos in a word: two components of a key
 /// `(padded_dim / 2, 16)`, and a component of two positions `(8, padded_dim)`; behind the keys are
-/// their 16 scales, as bits of floats, and behind the values theirs.
+/// their 16 units, as bits of floats, and behind the values theirs.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) numbers: Numbers,
