@@ -14,7 +14,8 @@ use crate::error::EngineError;
 use crate::file::ModelFile;
 use crate::kernel::{
     AttentionScratch, AttentionShape, BAND_ROWS_MIN, CacheShape, KvCache, PAGE_POSITIONS, Packed,
-    Pool, QuantizedRows, RowShape, Span, Stock, attention, place, rms_norm, rms_norm_rows,
+    Pool, QuantizedRows, RowShape, Span, Stock, attention, place, place_each, rms_norm,
+    rms_norm_rows,
 };
 use crate::loaded::Origin;
 use crate::placed::{Placed, wanted};
@@ -255,6 +256,10 @@ impl Stack {
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
         };
+        if let Some(caches) = one_each(&mut self.caches, spans) {
+            let angles = (&scratch.angles.cos[..], &scratch.angles.sin[..]);
+            return place_each(pool, shape, caches, layer, &mut scratch.projected, angles);
+        }
         let mut row = 0;
         for span in spans {
             let cache = self.caches.get_mut(&span.slot);
@@ -378,6 +383,30 @@ fn quantise(rows: &mut QuantizedRows, readers: &[&Packed], pool: &Pool) {
     if readers.iter().any(|reader| reader.wants_quantized()) {
         rows.quantize(pool);
     }
+}
+
+/// The caches of `spans` and where their rows go, if there are several and each has one row of a
+/// sequence of its own.
+fn one_each<'c>(
+    caches: &'c mut BTreeMap<SlotId, KvCache>,
+    spans: &[Placed],
+) -> Option<Vec<(&'c mut KvCache, usize)>> {
+    if spans.len() < 2 || spans.iter().any(|span| span.rows != 1) {
+        return None;
+    }
+    let slots = || spans.iter().map(|span| span.slot);
+    let (first, last) = (slots().min()?, slots().max()?);
+    let mut found: Vec<Option<(&mut KvCache, usize)>> = spans.iter().map(|_| None).collect();
+    for (slot, cache) in caches.range_mut(first..=last) {
+        let mut mine = spans.iter().zip(&mut found);
+        if let Some((span, found)) = mine.find(|(span, _)| span.slot == *slot) {
+            *found = Some((cache, span.position));
+        }
+        if mine.any(|(span, _)| span.slot == *slot) {
+            return None;
+        }
+    }
+    found.into_iter().collect()
 }
 
 /// Cuts `spans` into runs of at most `rows_max` rows.

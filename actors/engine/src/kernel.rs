@@ -30,7 +30,7 @@ pub use cache::{CacheFormat, CacheShape, KvCache, KvLayer, PAGE_POSITIONS, Stock
 pub use elementwise::{RopePairs, add, rms_norm, rms_norm_rows, rope};
 pub use format::{BLOCK, Format};
 pub use pack::{Expected, PackError, Packed};
-pub use place::{RowShape, place};
+pub use place::{RowShape, place, place_each};
 pub(crate) use pool::SPIN;
 pub use pool::{Pool, bind_caller, cores_allowed};
 pub use rows::QuantizedRows;
