@@ -1,8 +1,8 @@
 //! The decoder on the engine's own kernels.
 //!
 //! Plain slices and buffers that are made once: a decode step allocates
-//! nothing but its result, and a page of the cache now and then. The arithmetic
-//! is in [`crate::kernel`]; here is only its order.
+//! nothing but its result, short lists of its sequences, and a page of the cache
+//! now and then. The arithmetic is in [`crate::kernel`]; here is only its order.
 
 mod block;
 

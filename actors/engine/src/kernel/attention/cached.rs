@@ -201,8 +201,8 @@ impl Cached for i32 {
     /// To integers, which begin where the floats did.
     #[inline(always)]
     unsafe fn round_weights<S: Simd>(weights: &mut [f32]) -> f32 {
-        let (most, sum) = measure::<S, false>(weights);
-        let unit = larger(sum / WEIGHT_SUM_MAX, most / MAX);
+        let sizes = measure::<S>(weights);
+        let unit = larger(sizes.sum / WEIGHT_SUM_MAX, sizes.largest / MAX);
         round_in_place::<S>(weights, unit);
         unit
     }

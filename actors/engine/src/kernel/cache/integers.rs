@@ -15,7 +15,7 @@ const _: () = assert!((LENGTH_MAX as u64 + 32).pow(2) < 1 << 31);
 /// The largest magnitude of a value's integers.
 pub(in crate::kernel) const VALUE_MAX: f32 = 16_383.0;
 /// The largest integer of 16 bits.
-pub(in crate::kernel) const MAX: f32 = 32_767.0;
+pub(in crate::kernel) const MAX: f32 = i16::MAX as f32;
 
 /// The larger of two units; what is not a number shows.
 #[inline(always)]
@@ -30,37 +30,44 @@ pub(in crate::kernel) fn inverse(unit: f32) -> f32 {
     if unit > 1e-36 { 1.0 / unit } else { 0.0 }
 }
 
-/// The largest magnitude of some numbers, and the sum of their magnitudes or of their squares.
-/// What is not a number shows in the sum.
+/// What units are made from. Sums are not a number where one of the numbers is not.
+pub(in crate::kernel) struct Sizes {
+    /// The largest magnitude.
+    pub(in crate::kernel) largest: f32,
+    /// The sum of the magnitudes.
+    pub(in crate::kernel) sum: f32,
+    /// The sum of the squares.
+    squares: f32,
+}
+
+/// Measures some numbers; what is not asked for is not computed.
 ///
 /// # Safety
 /// As for [`Simd`].
 #[inline(always)]
 #[expect(unsafe_op_in_unsafe_fn, reason = "its own contract")]
-pub(in crate::kernel) unsafe fn measure<S: Simd, const SQUARES: bool>(
-    numbers: &[f32],
-) -> (f32, f32) {
+pub(in crate::kernel) unsafe fn measure<S: Simd>(numbers: &[f32]) -> Sizes {
     // No closures here: they could become functions that are compiled without the set.
     let mut sums = math::SumBySixteen::<S>::new();
-    let mut most = S::splat(0.0);
+    let mut squares = math::SumBySixteen::<S>::new();
+    let mut largest = S::splat(0.0);
     for numbers in numbers.chunks(16) {
         let numbers = sixteen(numbers);
         for at in (0..16).step_by(S::LANES) {
             let number = S::load(numbers.as_ptr().add(at));
             let magnitude = S::max(number, S::sub(S::splat(0.0), number));
-            let term = if SQUARES {
-                S::mul(number, number)
-            } else {
-                magnitude
-            };
-            sums.add(at, term);
-            most = S::max(magnitude, most);
+            sums.add(at, magnitude);
+            squares.add(at, S::mul(number, number));
+            largest = S::max(magnitude, largest);
         }
     }
     let mut lanes = [0.0; 16];
-    S::store(lanes.as_mut_ptr(), most);
-    let most = math::pairs(lanes, |a, b| if b > a { b } else { a });
-    (most, sums.total())
+    S::store(lanes.as_mut_ptr(), largest);
+    Sizes {
+        largest: math::pairs(lanes, |a, b| if b > a { b } else { a }),
+        sum: sums.total(),
+        squares: squares.total(),
+    }
 }
 
 /// Up to sixteen numbers, then zeros.
@@ -81,8 +88,8 @@ fn sixteen(numbers: &[f32]) -> [f32; 16] {
 #[inline(always)]
 #[expect(unsafe_op_in_unsafe_fn, reason = "its own contract")]
 pub(in crate::kernel) unsafe fn unit_of_vector<S: Simd>(numbers: &[f32]) -> f32 {
-    let (most, squares) = measure::<S, true>(numbers);
-    larger(squares.sqrt() / LENGTH_MAX, most / MAX)
+    let sizes = measure::<S>(numbers);
+    larger(sizes.squares.sqrt() / LENGTH_MAX, sizes.largest / MAX)
 }
 
 /// Brings numbers to integers that begin where the floats did.
@@ -150,8 +157,12 @@ impl Kernel for Store<'_> {
         }
 
         let (values, units) = self.values.split_at_mut(self.values.len() - POSITIONS);
-        let (most, sum) = measure::<S, false>(self.value);
-        let unit = if sum.is_nan() { sum } else { most / VALUE_MAX };
+        let Sizes { largest, sum, .. } = measure::<S>(self.value);
+        let unit = if sum.is_nan() {
+            sum
+        } else {
+            largest / VALUE_MAX
+        };
         units[self.within] = unit.to_bits().cast_signed();
         let padded_dim = values.len() / (POSITIONS / 2);
         let row = &mut values[self.within / 2 * padded_dim..][..padded_dim];
