@@ -7,26 +7,17 @@
 //! first stage, which all rows pass, tries a neighbouring number now and then and
 //! keeps what gave more rows per second. Has no clock but the ticks that it is told.
 
+mod search;
+
 use std::collections::BTreeSet;
 
 use cairn_wire::id::SequenceId;
 
+use self::search::Search;
 use crate::Tick;
 
 /// A group of which nothing has come back for so long does not count any more.
 const LOST_MILLIS: u64 = 10_000;
-/// Shortest measurement of one number of groups.
-const WINDOW_MILLIS: u64 = 200;
-/// Passes of one measurement per stage, at least.
-const WINDOW_PASSES: u64 = 4;
-/// Measured pairs that must favour another number of groups before it is adopted.
-const PAIRS: u32 = 3;
-/// How much better it must be, in thousandths.
-const GAIN_PERMILLE: u64 = 50;
-/// Measurements before the first trial, and after one that was won.
-const REST_WINDOWS: u32 = 5;
-/// After one that was lost there are twice as many as before it, up to so many.
-const REST_WINDOWS_MAX: u32 = 160;
 
 /// The groups that are under way through the stages of a plan.
 #[derive(Debug)]
@@ -91,7 +82,7 @@ impl Groups {
 
     /// Rows of prompts pass: a measurement that they take part in tells nothing.
     pub(super) fn prompts_passed(&mut self) {
-        self.search.window = None;
+        self.search.disturbed();
     }
 
     /// The next row of a sequence is here, or none will come.
@@ -104,149 +95,6 @@ impl Groups {
             }
         }
         self.under_way.retain(|group| !group.missing.is_empty());
-    }
-}
-
-/// The search for the number of groups that gives most rows per second.
-#[derive(Debug)]
-struct Search {
-    stages: usize,
-    best: usize,
-    /// Sequences that are open.
-    open: usize,
-    /// The next trial is of fewer groups, or of more.
-    fewer: bool,
-    trial: Option<Trial>,
-    /// Measurements until the next trial.
-    rest: u32,
-    /// How many there were before the last one.
-    rested: u32,
-    window: Option<Window>,
-}
-
-/// One number of groups against another, in turns.
-#[derive(Clone, Copy, Debug)]
-struct Trial {
-    candidate: usize,
-    /// Rows per second (in thousandths) of the best, once measured; then it is the candidate's turn.
-    best_rate: Option<u64>,
-    won: u32,
-}
-
-/// A measurement under way.
-#[derive(Clone, Copy, Debug)]
-struct Window {
-    since: Tick,
-    /// Passes that leave before it counts: the groups form anew.
-    settling: u64,
-    passes: u64,
-    rows: u64,
-}
-
-impl Search {
-    fn new(stages: usize, groups: usize) -> Self {
-        Self {
-            stages,
-            best: groups.clamp(1, stages),
-            open: 0,
-            fewer: true,
-            trial: None,
-            rest: REST_WINDOWS,
-            rested: REST_WINDOWS,
-            window: None,
-        }
-    }
-
-    fn allowed(&self) -> usize {
-        let candidate = |trial: &Trial| trial.best_rate.map(|_| trial.candidate);
-        self.trial.as_ref().and_then(candidate).unwrap_or(self.best)
-    }
-
-    /// Groups that are possible now.
-    fn groups_max(&self) -> usize {
-        self.stages.min(self.open)
-    }
-
-    fn passed(&mut self, now: Tick, rows: u64, open: usize) {
-        if self.open != open {
-            // What was measured of a pair so far compares with nothing that comes.
-            self.open = open;
-            self.window = None;
-            if let Some(trial) = &mut self.trial {
-                trial.best_rate = None;
-            }
-        }
-        if self.groups_max() < 2 {
-            self.window = None;
-            return;
-        }
-        let fresh = Window {
-            since: now,
-            settling: 2 * self.stages as u64,
-            passes: 0,
-            rows: 0,
-        };
-        let window = self.window.get_or_insert(fresh);
-        if window.settling > 0 {
-            window.settling -= 1;
-            window.since = now;
-            return;
-        }
-        // The pass that ends a window is the first of the time after it.
-        let millis = now.millis_since(window.since);
-        if millis < WINDOW_MILLIS || window.passes < WINDOW_PASSES * self.stages as u64 {
-            window.passes += 1;
-            window.rows += rows;
-            return;
-        }
-        let rate = window.rows * 1_000_000 / millis;
-        self.window = None;
-        self.measured(rate);
-    }
-
-    /// A window has ended with so many rows in a thousand seconds.
-    fn measured(&mut self, rate: u64) {
-        let Some(trial) = &mut self.trial else {
-            self.rest = self.rest.saturating_sub(1);
-            if self.rest == 0 {
-                self.trial = self.next_trial();
-            }
-            return;
-        };
-        let Some(best_rate) = trial.best_rate.take() else {
-            trial.best_rate = Some(rate);
-            return;
-        };
-        if rate * 1000 < best_rate * (1000 + GAIN_PERMILLE) {
-            self.trial = None;
-            self.fewer = !self.fewer;
-            self.rested = (2 * self.rested).min(REST_WINDOWS_MAX);
-            self.rest = self.rested;
-            return;
-        }
-        trial.won += 1;
-        if trial.won == PAIRS {
-            self.best = trial.candidate;
-            self.rested = REST_WINDOWS;
-            self.trial = self.next_trial();
-        }
-    }
-
-    fn next_trial(&mut self) -> Option<Trial> {
-        let groups_max = self.groups_max();
-        let best = self.best.min(groups_max);
-        if best == 1 {
-            self.fewer = false;
-        } else if best == groups_max {
-            self.fewer = true;
-        }
-        let candidate = if self.fewer { best - 1 } else { best + 1 };
-        let possible = (1..=groups_max).contains(&candidate);
-        possible.then_some(Trial {
-            candidate,
-            best_rate: None,
-            won: 0,
-        })
     }
 }
 
