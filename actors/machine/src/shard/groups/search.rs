@@ -17,7 +17,7 @@ const GAIN_PERMILLE: u64 = 50;
 const LOSING_MILLIS: u64 = WINDOW_MILLIS / 4;
 /// Measurements before the first trial, and after one that was won.
 const REST_WINDOWS: u32 = 5;
-/// After one that was lost there are twice as many as before it, up to so many.
+/// After one that was lost, or disturbed, there are twice as many as before it, up to so many.
 const REST_WINDOWS_MAX: u32 = 160;
 
 /// The search for the number of groups that gives most rows per second.
@@ -30,7 +30,7 @@ pub(super) struct Search {
     /// The next trial is of fewer groups, or of more.
     fewer: bool,
     trial: Option<Trial>,
-    /// Measurements until the next trial.
+    /// Measurements until the next trial, or until a disturbed one goes on.
     rest: u32,
     /// How many there were before the last one.
     rested: u32,
@@ -194,7 +194,7 @@ impl Search {
 mod tests {
     use super::*;
 
-    /// Eight rows in three stages of one machine: the second group gives two thirds.
+    /// Of eight rows, or of four and four: the second group gives two thirds.
     fn pass_micros(groups: usize) -> u64 {
         if groups == 1 { 4_000 } else { 3_000 }
     }
