@@ -3,6 +3,7 @@
 //! Judges numbers that others measured; has no clock, and sets nothing in motion.
 
 mod history;
+mod limited;
 mod ranges;
 mod review;
 

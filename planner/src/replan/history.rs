@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
+use super::limited::Limited;
 use super::ranges::Ranges;
 use super::{Drift, Replan};
 use crate::device::{Device, DeviceId};
@@ -26,6 +27,8 @@ pub struct History {
     split: Vec<(DeviceId, Range<u32>)>,
     /// What each device was off by on each range that it had.
     ranges: BTreeMap<DeviceId, Ranges>,
+    /// Those whose time on the cores is limited.
+    limited: BTreeMap<DeviceId, Limited>,
     /// The least drift in each of the last reviews, in thousandths.
     usual: VecDeque<u64>,
     /// What a device of which nothing is known is taken to be off by, in thousandths.
@@ -53,6 +56,7 @@ impl History {
             known: known.into_iter().collect(),
             split: Vec::new(),
             ranges: BTreeMap::new(),
+            limited: BTreeMap::new(),
             usual: shared.into_iter().cycle().take(USUAL_MIN).collect(),
             shared_permille: shared,
             replan: Replan::default(),
@@ -111,7 +115,7 @@ impl History {
         corrected
     }
 
-    /// Takes in what was seen of a split now.
+    /// Takes in what was seen of a split now, as drifts from the plan's times.
     pub(super) fn note(
         &mut self,
         request: &Request,
@@ -128,10 +132,13 @@ impl History {
             .retain(|id, known| told.get(id).is_none_or(|device| known.is_of(device)));
         let known = &self.known;
         self.ranges.retain(|id, _| known.contains_key(id));
+        self.limited.retain(|id, _| known.contains_key(id));
         if self.split != split {
             self.split = split.to_vec();
             self.ranges.values_mut().for_each(Ranges::begin);
+            self.limited.values_mut().for_each(Limited::begin);
         }
+        let seen = &self.expected(&told, seen);
         for (id, range) in split {
             if let Some(drift) = seen.get(id).map(Drift::permille) {
                 let ranges = self.ranges.entry(*id);
@@ -163,6 +170,31 @@ impl History {
             _ => least,
         };
         self.shared_permille = Some(shared);
+    }
+
+    /// Drifts from what was to be expected, which for a device with limited time is a range.
+    fn expected(
+        &mut self,
+        told: &BTreeMap<DeviceId, &Device>,
+        seen: &BTreeMap<DeviceId, Drift>,
+    ) -> BTreeMap<DeviceId, Drift> {
+        let burst = |id: &DeviceId| {
+            let sharing = told[id].detail.sharing?;
+            Some(sharing.burst_permille).filter(|permille| *permille > 1000)
+        };
+        let others = seen.iter().filter(|(id, _)| burst(id).is_none());
+        let others = others.map(|(_, drift)| drift.permille()).min();
+        let drifts = seen.iter().map(|(id, drift)| {
+            let drift = match burst(id) {
+                Some(burst) => {
+                    let limited = self.limited.entry(*id).or_default();
+                    limited.note(*drift, burst, others.unwrap_or(1000))
+                }
+                None => *drift,
+            };
+            (*id, drift)
+        });
+        drifts.collect()
     }
 
     /// Whether one of these devices has become clearly slower since layers moved last.

@@ -10,7 +10,12 @@ use std::ops::Range;
 const PAST_MAX: usize = 16;
 /// What a device takes in so many judgements under a new split is usual for it: some find it
 /// cold, some before its control group stops it for the first time.
-const EARLY: u32 = 5;
+pub(super) const EARLY: u32 = 5;
+
+/// Half as much again. Noise is less.
+pub(super) fn is_clearly_more(now: u64, usual: u64) -> bool {
+    u128::from(now) >= u128::from(usual) * 3 / 2
+}
 
 /// The ranges of one device; what it was off by on them in thousandths of the forecast.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,11 +77,9 @@ impl Ranges {
         (self.early_most, self.judgements) = (0, 0);
     }
 
-    /// Whether the device takes half as long again as is usual since layers have moved. Noise
-    /// does not.
+    /// Whether the device takes half as long again as is usual since layers have moved.
     pub(super) fn has_grown_slow(&self) -> bool {
-        let usual = u128::from(self.early_most) * 3 / 2;
-        self.judgements == EARLY && u128::from(self.last) >= usual
+        self.judgements == EARLY && is_clearly_more(self.last, self.early_most)
     }
 
     /// What is to be expected of the device on a range, if it had it.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::*;
 use crate::testing::{Dice, cluster, model};
-use crate::{DeviceId, Objective, Request, Strategy, plan};
+use crate::{DeviceId, Objective, Request, Sharing, Strategy, plan};
 
 fn judge(gains_permille: impl IntoIterator<Item = u64>) -> Vec<usize> {
     let mut history = Replan::default();
@@ -367,5 +367,58 @@ fn noise_after_a_move_moves_nothing() {
         };
         let (moves, _) = follow(&four(), 3_000, noisy);
         assert_eq!(moves.len(), 1, "seed {seed}: {moves:?}");
+    }
+}
+
+/// Three equal devices that work for a quarter of the time, of which two hold all layers: one
+/// many, one few.
+fn limited() -> Request {
+    let mut request = Request::new(model(12), cluster(&[(9, 100), (9, 100), (9, 100)]));
+    for (device, host) in request.devices.iter_mut().zip(0..) {
+        device.detail.sharing = Some(Sharing {
+            host,
+            host_cores: 2,
+            threads: 2,
+            burst_permille: 4000,
+        });
+    }
+    request
+}
+
+/// What a stage of a limited device takes of its time in the long run: the more layers, the less
+/// it rests.
+fn by_pauses(layers: &Range<u32>) -> u64 {
+    if layers.len() > 6 { 900 } else { 300 }
+}
+
+#[test]
+fn a_large_stage_that_rests_less_moves_nothing() {
+    for seed in 0..20 {
+        let mut dice = Dice::new(seed);
+        let seen = |_, layers: &Range<u32>, _| by_pauses(layers) * (920 + dice.below(161)) / 1000;
+        let (moves, split) = follow(&limited(), 1_000, seen);
+        assert_eq!(moves, [], "seed {seed}");
+        assert_ne!(
+            split[0].1.len(),
+            split[1].1.len(),
+            "a large and a small stage"
+        );
+    }
+}
+
+#[test]
+fn a_limited_device_that_grows_slow_is_relieved_once() {
+    let request = limited();
+    for slow in ranges(&plan(&request).expect("fits")) {
+        let seen = |device, layers: &Range<u32>, round| match round {
+            20.. if device == slow.0 => 3 * by_pauses(layers),
+            _ => by_pauses(layers),
+        };
+        let (moves, split) = follow(&request, 1_000, seen);
+        assert_eq!(moves, [24], "{slow:?}");
+        assert!(
+            split.iter().all(|(device, _)| *device != slow.0),
+            "{split:?}"
+        );
     }
 }

@@ -81,7 +81,7 @@ impl Leader {
             let permille = known.drift.permille();
             if old.stages.iter().any(|stage| stage.node == node) && permille > SLOW_PERMILLE {
                 let (name, times) = (self.name(node), share(permille));
-                parts.push(format!("{name} takes {times} times as long as forecast"));
+                parts.push(format!("{name} takes {times} times as long as expected"));
             }
         }
         let mut nodes: Vec<NodeId> = old.stages.iter().map(|stage| stage.node).collect();
