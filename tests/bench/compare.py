@@ -72,8 +72,18 @@ def install_rival(work):
         run([sys.executable, "-m", "venv", str(work / "venv")])
     flags = "-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DGGML_RPC=ON -DLLAVA_BUILD=OFF"
     install = ["-m", "pip", "install", "--no-binary", "llama-cpp-python", "llama-cpp-python"]
-    run([str(python), *install], env=os.environ | {"CMAKE_ARGS": flags})
+    run([str(python), *install], env=os.environ | {"CMAKE_ARGS": flags} | careful_compiler())
     return str(python)
+
+
+def careful_compiler():
+    """What keeps llama.cpp from ending at its first product on a CPU with AMX: GCC 12 believes that
+    only the first eight bytes of a tile configuration are read, and drops what is stored in the rest
+    of it."""
+    if "amx_tile" not in Path("/proc/cpuinfo").read_text():
+        return {}
+    keep_stores = "-fno-tree-dse -fno-dse"
+    return {name: f"{os.environ.get(name, '')} {keep_stores}".strip() for name in ("CFLAGS", "CXXFLAGS")}
 
 
 def requantized(python, model, work, kind):
