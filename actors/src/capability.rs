@@ -174,6 +174,7 @@ impl Offer {
             head_bytes_per_second: speed(|speeds| speeds.head_bytes_per_second),
             cache_bytes_per_second: speed(|speeds| speeds.cache_bytes_per_second),
             attention_macs_per_second: speed(|speeds| speeds.attention_macs_per_second),
+            kv_permille: self.measurer.options.cache.permille(),
             share_permille: limits.share_permille(threads),
             host: limits::host(),
             host_cores: narrow(limits.cores),

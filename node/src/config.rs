@@ -310,6 +310,7 @@ fn check_cache(
             "kv-cache: {device} keeps 32-bit floats; {} is for CPUs",
             format.name()
         ));
+        return CacheFormat::F32;
     }
     format
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::cost::Costs;
-use crate::device::DeviceId;
+use crate::device::{Device, DeviceId};
 use crate::fault::Fault;
 use crate::plan::{Plan, Stage};
 use crate::request::Request;
@@ -84,7 +84,7 @@ pub(crate) fn check_named_list(
             });
         } else if let Some(index) = index {
             let usable = costs.usable_bytes(index);
-            let needed = costs.memory_bytes(&wide(layers));
+            let needed = costs.memory_bytes(index, &wide(layers));
             if needed > usable {
                 faults.push(Fault::OverMemory {
                     device,
@@ -137,7 +137,10 @@ fn check_cover(
 
 fn check_memory(plan: &Plan, costs: &Costs<'_>, faults: &mut Vec<Fault>) {
     for stage in &plan.stages {
-        let needed = costs.memory_bytes(&wide(&stage.layers));
+        let Some(index) = costs.index_of(stage.device) else {
+            continue;
+        };
+        let needed = costs.memory_bytes(index, &wide(&stage.layers));
         if stage.memory_bytes != needed {
             faults.push(Fault::MemoryMisstated {
                 device: costs.request.name_of(stage.device),
@@ -157,11 +160,11 @@ fn check_standbys(plan: &Plan, costs: &Costs<'_>, faults: &mut Vec<Fault>) {
         .map(|stage| (stage.device, stage.memory_bytes))
         .collect();
     for standby in &plan.standbys {
-        if costs.index_of(standby.device).is_none() {
+        let Some(index) = costs.index_of(standby.device) else {
             let device = name(standby.device);
             faults.push(Fault::UnknownDevice { device });
             continue;
-        }
+        };
         let inside = |stage: &&Stage| {
             stage.layers.start <= standby.layers.start && standby.layers.end <= stage.layers.end
         };
@@ -178,7 +181,7 @@ fn check_standbys(plan: &Plan, costs: &Costs<'_>, faults: &mut Vec<Fault>) {
             std::collections::btree_map::Entry::Vacant(_) => costs.request.buffer_bytes,
             std::collections::btree_map::Entry::Occupied(_) => 0,
         };
-        let whole = costs.memory_bytes(&wide(&standby.layers));
+        let whole = costs.memory_bytes(index, &wide(&standby.layers));
         let needed = whole - costs.request.buffer_bytes + buffers;
         if standby.memory_bytes != needed {
             faults.push(Fault::MemoryMisstated {
@@ -319,6 +322,11 @@ fn check_sizes(request: &Request, faults: &mut Vec<Fault>) {
     for part in [request.model.embedding, request.model.head] {
         bytes += u128::from(part.weight_bytes.max(part.decode_bytes));
         macs += u128::from(part.macs_per_row);
+    }
+    let takes_more = |device: &&Device| device.detail.kv_permille.is_some_and(|kept| kept > 1000);
+    for device in request.devices.iter().filter(takes_more) {
+        let what = format!("what {} takes for keys and values", device.name);
+        faults.push(Fault::TooLarge { what });
     }
     if bytes > BYTES_MAX {
         let what = "the model with its caches".into();

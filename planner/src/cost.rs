@@ -33,8 +33,9 @@ pub(crate) struct Costs<'r> {
     pub(crate) layer_count: usize,
     /// Whether all layers cost the same, so that only their number matters.
     pub(crate) layers_are_alike: bool,
-    /// Prefix sums over layers.
-    resident: Vec<u64>,
+    /// Prefix sums over layers: weights, and keys and values as the model tells them.
+    weights: Vec<u64>,
+    held: Vec<u64>,
     /// Time of one decode row on each device, rounded up per layer, so that moving a layer
     /// changes a plan by exactly what that layer costs.
     decode: Vec<Vec<u64>>,
@@ -78,11 +79,12 @@ impl<'r> Costs<'r> {
             layer_count: layers.len(),
             reach: Vec::new(),
             layers_are_alike: layers.windows(2).all(|pair| pair[0] == pair[1]),
-            resident: prefix(layers.iter().map(|layer| {
-                layer
-                    .weight_bytes
-                    .saturating_add(layer.kv_bytes_per_token.saturating_mul(held))
-            })),
+            weights: prefix(layers.iter().map(|layer| layer.weight_bytes)),
+            held: prefix(
+                layers
+                    .iter()
+                    .map(|layer| layer.kv_bytes_per_token.saturating_mul(held)),
+            ),
             streamed: prefix(
                 layers
                     .iter()

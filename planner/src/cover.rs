@@ -50,7 +50,7 @@ impl<'a, 'r> Limits<'a, 'r> {
             .costs
             .usable_bytes(device)
             .saturating_add(extra.map_or(0, |(_, bytes)| bytes));
-        self.costs.memory_bytes(layers) <= usable
+        self.costs.memory_bytes(device, layers) <= usable
             && self.time.is_none_or(|time| {
                 self.costs.turn_nanos(device, layers, time.stage_max) <= time.nanos
             })
@@ -171,14 +171,16 @@ pub(crate) fn by_memory(costs: &Costs<'_>) -> Option<Vec<Cut>> {
 /// Memory that makes the model fit on the allowed devices when added to the roomiest of
 /// them; zero when it fits as it is. Without any device, what a single one would need.
 pub(crate) fn bytes_missing(costs: &Costs<'_>, allowed: &[Index]) -> u64 {
-    let all = costs.memory_bytes(&(0..costs.layer_count));
     let roomiest = allowed
         .iter()
         .copied()
         .max_by_key(|index| (costs.usable_bytes(*index), std::cmp::Reverse(*index)));
     let Some(roomiest) = roomiest else {
-        return all.saturating_add(costs.request.headroom_bytes);
+        return costs
+            .whole_bytes()
+            .saturating_add(costs.request.headroom_bytes);
     };
+    let all = costs.memory_bytes(roomiest, &(0..costs.layer_count));
     let holds = |bytes: u64, steps: u64| {
         let limits = Limits {
             extra: Some((roomiest, bytes)),

@@ -62,6 +62,13 @@ impl Device {
         cache.unwrap_or(self.decode_bytes_per_second)
     }
 
+    /// Memory of keys and values that the model tells to take so many bytes.
+    pub(crate) fn kv_bytes(&self, told: u64) -> u64 {
+        let permille = u128::from(self.detail.kv_permille.unwrap_or(1000));
+        let bytes = (u128::from(told) * permille).div_ceil(1000);
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
     /// Multiply-accumulates per second of attention in prefill.
     pub(crate) fn attention_macs_per_second(&self) -> u64 {
         let attention = self.detail.attention_macs_per_second;
@@ -82,6 +89,9 @@ pub struct Detail {
     pub cache_bytes_per_second: Option<u64>,
     /// Multiply-accumulates per second of attention in prefill; `None` means as weights.
     pub attention_macs_per_second: Option<u64>,
+    /// Memory of its keys and values, in thousandths of what the model tells: it may keep them in
+    /// fewer bits. `None` means all of it. Its speed counts the bytes that the model tells.
+    pub kv_permille: Option<u32>,
     /// What else runs on its machine; `None` means that it is a machine of its own, all of
     /// which it may use. Forecasts look at it, decisions do not.
     pub sharing: Option<Sharing>,

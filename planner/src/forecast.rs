@@ -149,7 +149,7 @@ fn stages(costs: &Costs<'_>, cuts: &[Cut], standbys: &[Standby]) -> Vec<StageFor
                 .filter(|standby| standby.device == device)
                 .map(|standby| standby.memory_bytes)
                 .sum();
-            let memory_bytes = costs.memory_bytes(layers) + standby_bytes;
+            let memory_bytes = costs.memory_bytes(*index, layers) + standby_bytes;
             StageForecast {
                 device,
                 decode_micros: costs.decode_nanos(*index, layers).div_ceil(1000),

@@ -60,7 +60,8 @@ pub enum NoPlan {
     #[error(
         "the model does not fit: {} short on the roomiest device ({} needed in all, {} usable \
          on {device_count} devices); add a device with that much memory, lower the context or \
-         the number of sequences, or choose a smaller quantisation",
+         the number of sequences, keep keys and values in 16 bits (--kv-cache), or choose a smaller \
+         quantisation",
         Bytes(*.bytes_missing), Bytes(*.bytes_needed), Bytes(*.bytes_usable)
     )]
     MemoryShort {
@@ -167,7 +168,7 @@ fn memory_short(costs: &Costs<'_>) -> NoPlan {
     let all: Vec<_> = (0..costs.devices.len()).collect();
     NoPlan::MemoryShort {
         bytes_missing: cover::bytes_missing(costs, &all),
-        bytes_needed: costs.memory_bytes(&(0..costs.layer_count)),
+        bytes_needed: costs.whole_bytes(),
         bytes_usable: all.iter().fold(0, |sum, index| {
             sum.saturating_add(costs.usable_bytes(*index))
         }),
@@ -190,7 +191,7 @@ fn assemble(costs: &Costs<'_>, choice: Choice) -> Plan {
                     .map(|standby| standby.device)
                     .collect(),
                 layers: range,
-                memory_bytes: costs.memory_bytes(layers),
+                memory_bytes: costs.memory_bytes(*device, layers),
             }
         })
         .collect();

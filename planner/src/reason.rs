@@ -81,7 +81,7 @@ fn why_unused(costs: &Costs<'_>, cuts: &[Cut], device: Index, wanted: Option<&[u
         return Why::Unlisted;
     }
     let smallest = (0..costs.layer_count)
-        .map(|layer| costs.memory_bytes(&(layer..layer + 1)))
+        .map(|layer| costs.memory_bytes(device, &(layer..layer + 1)))
         .min()
         .unwrap_or(0);
     let usable = costs.usable_bytes(device);

@@ -160,6 +160,7 @@ impl Drift {
                 head_bytes_per_second: detail.head_bytes_per_second.map(scale),
                 cache_bytes_per_second: detail.cache_bytes_per_second.map(scale),
                 attention_macs_per_second: detail.attention_macs_per_second.map(scale),
+                kv_permille: detail.kv_permille,
                 sharing: detail.sharing,
             },
             ..device.clone()

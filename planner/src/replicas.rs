@@ -91,10 +91,15 @@ fn deal(request: &Request, count: usize) -> Option<Vec<Vec<Device>>> {
     let model = &request.model;
     let streams = u64::from(request.sequences).div_ceil(count as u64);
     let held = u64::from(request.context_tokens).saturating_mul(streams);
+    // Whether it suffices in truth is for each pipeline's plan to find.
+    let least_kept = |told| {
+        let caches = request.devices.iter().map(|device| device.kv_bytes(told));
+        caches.min().unwrap_or(told)
+    };
     let layers = model.layers.iter().map(|layer| {
         layer
             .weight_bytes
-            .saturating_add(layer.kv_bytes_per_token.saturating_mul(held))
+            .saturating_add(least_kept(layer.kv_bytes_per_token.saturating_mul(held)))
     });
     let needed = layers
         .fold(0u64, u64::saturating_add)

@@ -22,7 +22,7 @@ impl Room {
             in_use: vec![false; count],
         };
         for (device, layers) in cuts {
-            room.free_bytes[*device] -= costs.memory_bytes(layers);
+            room.free_bytes[*device] -= costs.memory_bytes(*device, layers);
             room.in_use[*device] = true;
         }
         room
@@ -30,7 +30,7 @@ impl Room {
 
     /// What a standby range takes on this device: no second set of buffers.
     fn needed_bytes(&self, costs: &Costs<'_>, device: Index, layers: &Range<usize>) -> u64 {
-        let whole = costs.memory_bytes(layers);
+        let whole = costs.memory_bytes(device, layers);
         if self.in_use[device] {
             whole - costs.request.buffer_bytes
         } else {
@@ -57,7 +57,8 @@ impl Room {
 pub(crate) fn standbys(costs: &Costs<'_>, cuts: &[Cut]) -> Vec<Standby> {
     let mut order: Vec<usize> = (0..cuts.len()).collect();
     order.sort_by_key(|place| {
-        let bytes = costs.memory_bytes(&cuts[*place].1);
+        let (device, layers) = &cuts[*place];
+        let bytes = costs.memory_bytes(*device, layers);
         (std::cmp::Reverse(bytes), *place)
     });
     let mut fastest: Vec<Index> = (0..costs.devices.len()).collect();
@@ -95,7 +96,8 @@ pub(crate) fn standbys(costs: &Costs<'_>, cuts: &[Cut]) -> Vec<Standby> {
         .map(|(device, _)| (costs.devices[*device].id, ()))
         .collect();
     for standby in &mut standbys {
-        let whole = costs.memory_bytes(&crate::check::wide(&standby.layers));
+        let device = costs.index_of(standby.device).expect("one of the devices");
+        let whole = costs.memory_bytes(device, &crate::check::wide(&standby.layers));
         standby.memory_bytes = match paid.insert(standby.device, ()) {
             None => whole,
             Some(()) => whole - costs.request.buffer_bytes,

@@ -48,6 +48,38 @@ fn a_model_too_large_names_the_bytes_that_would_do() {
 }
 
 #[test]
+fn keys_and_values_in_fewer_bits_need_less_memory() {
+    let mut model = model(4);
+    // Four layers of 1 GB, and 2 GB of keys and values.
+    model
+        .layers
+        .iter_mut()
+        .for_each(|layer| layer.kv_bytes_per_token = 500_000);
+    let mut request = Request::new(model, vec![device(0, 100, 10), device(1, 100, 20)]);
+    (request.context_tokens, request.sequences) = (1000, 1);
+    let needed = |request: &Request| {
+        let plan = plan(request).expect("fits");
+        assert_eq!(check(&plan, request), Ok(()));
+        assert_eq!(plan.stages.len(), 1, "the faster holds all");
+        plan.stages[0].memory_bytes
+    };
+    let all = needed(&request);
+    request.devices[1].detail.kv_permille = Some(500);
+    let half = needed(&request);
+    assert_eq!(all - half, 1_000_000_000);
+    // As little is asked for where it does not fit.
+    for device in &mut request.devices {
+        device.memory_bytes = half / 4;
+    }
+    let Err(NoPlan::MemoryShort { bytes_needed, .. }) = plan(&request) else {
+        panic!("must not fit");
+    };
+    assert_eq!(bytes_needed, half);
+    request.devices[1].memory_bytes = half + request.headroom_bytes;
+    assert_eq!(needed(&request), half);
+}
+
+#[test]
 fn a_custom_list_hears_of_all_its_mistakes_at_once() {
     let devices = cluster(&[(100, 10), (100, 20), (1, 30)]);
     let ids: Vec<_> = devices.iter().map(|device| device.id).collect();
@@ -250,8 +282,11 @@ mod properties {
             sequences in 1..5u32,
             seed in any::<u64>(),
         ) -> Request {
-            let devices = cluster(&machines);
+            let mut devices = cluster(&machines);
             let mut dice = Dice::new(seed);
+            for device in &mut devices {
+                device.detail.kv_permille = dice.chance(2).then(|| dice.between(1, 1000) as u32);
+            }
             let mut links = Vec::new();
             for from in &devices {
                 for to in &devices {
@@ -308,9 +343,13 @@ mod properties {
                 for range in ranges {
                     let first = range.start == 0;
                     let last = range.end == next;
+                    let mut cache = 0;
                     for layer in &request.model.layers[range.start as usize..range.end as usize] {
-                        bytes += layer.weight_bytes + layer.kv_bytes_per_token * held;
+                        bytes += layer.weight_bytes;
+                        cache += layer.kv_bytes_per_token * held;
                     }
+                    let kept = u64::from(device.detail.kv_permille.unwrap_or(1000));
+                    bytes += (cache * kept).div_ceil(1000);
                     let (embedding, head) = (request.model.embedding, request.model.head);
                     bytes += if first { embedding.weight_bytes } else { 0 };
                     bytes += if last { head.weight_bytes } else { 0 };

@@ -73,6 +73,38 @@ fn resident_bytes(pid: u32) -> u64 {
 }
 
 #[test]
+fn keys_and_values_in_half_the_bits_fit_into_less_memory() {
+    let started = |flags: &[&str]| {
+        let mut cluster = Cluster::tiny(4);
+        cluster.start_with("n1", flags);
+        cluster
+    };
+    let planned = |flags: &[&str]| {
+        let mut cluster = started(flags);
+        cluster.wait_ready(PATIENCE);
+        let status = cluster.node("n1").status().expect("it answers");
+        let stage = &status["plan"]["stages"][0];
+        stage["planned_memory_bytes"].as_u64().expect("bytes")
+    };
+    let (all, half) = (planned(&[]), planned(&["--kv-cache", "f16"]));
+    println!("planned: {all} B, with keys and values in half precision {half} B");
+    assert!(half < all);
+    let between = format!("{} B", all.midpoint(half));
+    let memory = ["--memory", &between];
+    assert_eq!(
+        planned(&[&memory[..], &["--kv-cache", "f16"]].concat()),
+        half
+    );
+    let mut cluster = started(&memory);
+    let detail = cluster.wait("the shortfall", PATIENCE, |cluster| {
+        let (_, health) = cluster.nodes()[0].http().get("/health").ok()?;
+        let detail = health["detail"].as_str()?.to_owned();
+        detail.contains("does not fit").then_some(detail)
+    });
+    assert!(detail.contains("--kv-cache"), "{detail}");
+}
+
+#[test]
 fn three_nodes_are_ready_soon_after_the_third_starts() {
     let mut cluster = Cluster::real();
     cluster.spawn("n1", &[], Vec::new());

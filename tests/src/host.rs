@@ -208,6 +208,7 @@ impl Host {
             head_bytes_per_second: 1 << 30,
             cache_bytes_per_second: 1 << 30,
             attention_macs_per_second: 1 << 30,
+            kv_permille: 1000,
             share_permille: 1000,
             host: 0,
             host_cores: 1,

@@ -155,6 +155,11 @@ fn capability(capability: &Capability) -> Result<(), Violation> {
             what: "a share of time",
         });
     }
+    if !(1..=1000).contains(&capability.kv_permille) {
+        return Err(Violation::Range {
+            what: "a share of keys and values",
+        });
+    }
     let wish = capability.wish.as_deref().unwrap_or_default();
     text("a model's name", wish, NAME_BYTES_MAX)?;
     let accelerator = capability.accelerator.as_deref().unwrap_or_default();

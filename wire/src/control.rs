@@ -122,6 +122,8 @@ pub struct Capability {
     pub cache_bytes_per_second: u64,
     /// Multiply-accumulates per second of attention, in a prefill.
     pub attention_macs_per_second: u64,
+    /// Memory of its keys and values, in thousandths of what they take as 32-bit floats.
+    pub kv_permille: u32,
     /// Of the time of its threads, what it gets in the long run, in thousandths; the speeds
     /// above are those of a moment.
     pub share_permille: u32,

@@ -11,7 +11,7 @@ use crate::id::{BootId, NodeId};
 use crate::limits;
 
 /// Version of everything behind the handshake. Nodes of different versions refuse each other by name.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 /// First bytes of every handshake message.
 pub const MAGIC: [u8; 4] = *b"CRNH";
 /// Bytes of a message body at most; later versions may append fields within it.

@@ -73,6 +73,7 @@ fn a_cache_of_16_bits_is_for_cpus() {
         settings.warnings[0].contains("i16 is for CPUs"),
         "{settings:?}"
     );
+    assert_eq!(settings.kv_cache, CacheFormat::F32, "as it is kept there");
     let error = toml::from_str::<Wishes>("kv-cache = 'i8'").unwrap_err();
     assert!(error.to_string().contains("i16"), "{error}");
 }

@@ -6,9 +6,35 @@ use super::{Costs, Index};
 
 impl Costs<'_> {
     /// Memory that a device needs for these layers, buffers included, headroom not.
-    pub(crate) fn memory_bytes(&self, layers: &Range<usize>) -> u64 {
+    pub(crate) fn memory_bytes(&self, device: Index, layers: &Range<usize>) -> u64 {
+        let cache = self.devices[device].kv_bytes(self.held_bytes(layers));
+        self.bytes_beside(cache, layers)
+    }
+
+    /// Memory for the whole model on the device that keeps least of the cache.
+    pub(crate) fn whole_bytes(&self) -> u64 {
+        let whole = 0..self.layer_count;
+        let held = self.held_bytes(&whole);
+        let caches = self.devices.iter().map(|device| device.kv_bytes(held));
+        self.bytes_beside(caches.min().unwrap_or(held), &whole)
+    }
+
+    /// Weights and cache of a range as the model tells them, without ends and buffers.
+    pub(crate) fn layer_bytes(&self, layers: &Range<usize>) -> u64 {
+        self.weight_bytes(layers) + self.held_bytes(layers)
+    }
+
+    fn weight_bytes(&self, layers: &Range<usize>) -> u64 {
+        self.weights[layers.end] - self.weights[layers.start]
+    }
+
+    fn held_bytes(&self, layers: &Range<usize>) -> u64 {
+        self.held[layers.end] - self.held[layers.start]
+    }
+
+    fn bytes_beside(&self, cache: u64, layers: &Range<usize>) -> u64 {
         let model = &self.request.model;
-        let mut bytes = self.resident[layers.end] - self.resident[layers.start];
+        let mut bytes = self.weight_bytes(layers).saturating_add(cache);
         let first = layers.start == 0;
         let last = layers.end == self.layer_count;
         if first {
@@ -40,7 +66,7 @@ impl Costs<'_> {
     }
 
     pub(crate) fn fits(&self, device: Index, layers: &Range<usize>) -> bool {
-        self.memory_bytes(layers) <= self.usable_bytes(device)
+        self.memory_bytes(device, layers) <= self.usable_bytes(device)
     }
 
     /// The furthest end of a range from `start` that fits; `start` when none does.

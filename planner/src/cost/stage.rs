@@ -27,11 +27,6 @@ pub(super) fn row_nanos(device: &Device, layer: &LayerCost, cached: u64) -> u64 
 }
 
 impl Costs<'_> {
-    /// Weights and cache of a range in memory, without ends and buffers.
-    pub(crate) fn layer_bytes(&self, layers: &Range<usize>) -> u64 {
-        self.resident[layers.end] - self.resident[layers.start]
-    }
-
     fn cache_bytes(&self, layers: &Range<usize>) -> u64 {
         self.cache_read[layers.end] - self.cache_read[layers.start]
     }

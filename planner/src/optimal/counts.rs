@@ -5,6 +5,7 @@
 //! otherwise every cost is replaced by the least it can be, and the result is a lower
 //! bound. Does not look at plans of one stage.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::cost::{Costs, Index, NEVER};
@@ -44,20 +45,23 @@ fn inner_runs(costs: &Costs<'_>, count: usize) -> impl Iterator<Item = Range<usi
 /// The least latency of two or more stages; `None` when no counts fit.
 pub(super) fn least(costs: &Costs<'_>) -> Option<Allocation> {
     let layers = costs.layer_count;
-    let lightest: Vec<u64> = (0..layers)
-        .map(|count| {
-            inner_runs(costs, count)
-                .map(|run| costs.memory_bytes(&run))
-                .min()
-        })
-        .map(|bytes| bytes.unwrap_or(u64::MAX))
-        .collect();
+    // Devices that keep as much of the cache need as much memory.
+    let mut lightest: BTreeMap<Option<u32>, Vec<u64>> = BTreeMap::new();
     let width = layers + 1;
     let mut best = vec![NEVER; 4 * width];
     best[0] = 0;
     let mut choices: Vec<Vec<u32>> = Vec::with_capacity(costs.devices.len());
     for device in 0..costs.devices.len() {
-        let prices = Prices::new(costs, &lightest, device);
+        let kept = costs.devices[device].detail.kv_permille;
+        let lightest = lightest.entry(kept).or_insert_with(|| {
+            let lightest = (0..layers).map(|count| {
+                let runs = inner_runs(costs, count);
+                let bytes = runs.map(|run| costs.memory_bytes(device, &run));
+                bytes.min().unwrap_or(u64::MAX)
+            });
+            lightest.collect()
+        });
+        let prices = Prices::new(costs, lightest, device);
         let mut next = best.clone();
         let mut chosen = vec![0u32; 4 * width];
         for ends in 0..4 {

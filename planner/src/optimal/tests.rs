@@ -225,6 +225,7 @@ fn random_detail(dice: &mut Dice) -> Detail {
         head_bytes_per_second: speed(dice),
         cache_bytes_per_second: speed(dice),
         attention_macs_per_second: speed(dice),
+        kv_permille: dice.chance(2).then(|| dice.between(1, 1000) as u32),
         sharing: None,
     }
 }
@@ -304,9 +305,13 @@ impl<'r> Oracle<'r> {
         let model = &request.model;
         let held = u64::from(request.context_tokens) * u64::from(request.sequences);
         let mut bytes = request.buffer_bytes + request.headroom_bytes;
+        let mut cache = 0;
         for layer in &model.layers[range.clone()] {
-            bytes += layer.weight_bytes + layer.kv_bytes_per_token * held;
+            bytes += layer.weight_bytes;
+            cache += layer.kv_bytes_per_token * held;
         }
+        let kept = request.devices[device].detail.kv_permille;
+        bytes += (cache * u64::from(kept.unwrap_or(1000))).div_ceil(1000);
         let (embeds, heads) = self.ends(range);
         let (embedding, head) = (model.embedding.weight_bytes, model.head.weight_bytes);
         bytes += if embeds { embedding } else { 0 } + if heads { head } else { 0 };

@@ -186,6 +186,7 @@ fn control_messages() -> Vec<Control> {
             head_bytes_per_second: 12_000_000_000,
             cache_bytes_per_second: 6_000_000_000,
             attention_macs_per_second: 20_000_000_000,
+            kv_permille: 1000,
             share_permille: 1000,
             host: 7,
             host_cores: 4,
@@ -596,6 +597,8 @@ fn a_capability_that_no_planner_could_add_up_is_refused() {
     assert!(refused(|capability| capability.layer_nanos = u64::MAX));
     assert!(refused(|capability| capability.share_permille = 0));
     assert!(refused(|capability| capability.share_permille = 1001));
+    assert!(refused(|capability| capability.kv_permille = 0));
+    assert!(refused(|capability| capability.kv_permille = 1001));
     assert!(refused(
         |capability| capability.accelerator = Some("x".repeat(257))
     ));

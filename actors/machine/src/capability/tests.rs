@@ -20,6 +20,7 @@ fn capability() -> Capability {
         head_bytes_per_second: 1,
         cache_bytes_per_second: 1,
         attention_macs_per_second: 1,
+        kv_permille: 1000,
         share_permille: 1000,
         host: 0,
         host_cores: 1,

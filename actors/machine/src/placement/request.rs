@@ -109,6 +109,7 @@ fn device(node: NodeId, capability: &Capability) -> Device {
             head_bytes_per_second: Some(speed(capability.head_bytes_per_second)),
             cache_bytes_per_second: Some(speed(capability.cache_bytes_per_second)),
             attention_macs_per_second: Some(speed(capability.attention_macs_per_second)),
+            kv_permille: Some(capability.kv_permille),
             sharing: Some(Sharing {
                 host: capability.host,
                 host_cores: capability.host_cores,
@@ -306,6 +307,7 @@ mod tests {
             head_bytes_per_second: 2000,
             cache_bytes_per_second: 600,
             attention_macs_per_second: 800,
+            kv_permille: 500,
             share_permille: 250,
             host: 7,
             host_cores: 4,
@@ -320,6 +322,7 @@ mod tests {
         assert_eq!(detail.head_bytes_per_second, Some(500));
         assert_eq!(detail.cache_bytes_per_second, Some(150));
         assert_eq!(detail.attention_macs_per_second, Some(200));
+        assert_eq!(detail.kv_permille, Some(500));
         let sharing = detail.sharing.expect("it has told");
         assert_eq!((sharing.host, sharing.threads), (7, 2));
         assert_eq!(sharing.burst_permille, 4000);

@@ -42,6 +42,17 @@ impl CacheFormat {
             Self::I16 => "i16",
         }
     }
+
+    /// Memory in thousandths of what 32-bit floats take; of integers that with heads of 32
+    /// components, the most, as larger ones share their unit among more.
+    #[must_use]
+    pub const fn permille(self) -> u32 {
+        match self {
+            Self::F32 => 1000,
+            Self::F16 => 500,
+            Self::I16 => 532,
+        }
+    }
 }
 
 /// What the caches of one stage have in common.

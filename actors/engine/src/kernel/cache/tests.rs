@@ -48,6 +48,26 @@ fn assert_marks(cache: &KvCache, positions: Range<usize>, mark: f32) {
 }
 
 #[test]
+fn no_format_takes_more_than_it_tells() {
+    for (head_dim, exact) in [(32, true), (64, false), (80, false), (128, false)] {
+        let bytes = |format| {
+            let shape = CacheShape {
+                head_dim,
+                format,
+                ..SHAPE
+            };
+            shape.page_bytes()
+        };
+        let all = bytes(CacheFormat::F32);
+        for format in [CacheFormat::F32, CacheFormat::F16, CacheFormat::I16] {
+            let told = format.permille() as usize * all;
+            assert!(bytes(format) * 1000 <= told, "{format:?} {head_dim}");
+            assert!(!exact || bytes(format) * 1000 > told - all, "{format:?}");
+        }
+    }
+}
+
+#[test]
 fn pages_are_taken_as_rows_come_and_given_back() {
     let stock = Arc::default();
     let page = SHAPE.page_bytes() as u64;
