@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use super::limited::Limited;
+use super::limited::{Limited, outside};
 use super::ranges::Ranges;
 use super::{Drift, Replan};
 use crate::device::{Device, DeviceId};
@@ -182,13 +182,20 @@ impl History {
             let sharing = told[id].detail.sharing?;
             Some(sharing.burst_permille).filter(|permille| *permille > 1000)
         };
-        let others = seen.iter().filter(|(id, _)| burst(id).is_none());
-        let others = others.map(|(_, drift)| drift.permille()).min();
+        // What all forecasts are off by shows in devices without a limit; where there are none, in
+        // one that is faster than at full speed.
+        let free = seen.iter().filter(|(id, _)| burst(id).is_none());
+        let off = free.map(|(_, drift)| drift.permille()).min();
+        let off = off.unwrap_or_else(|| {
+            let all = seen.iter();
+            let all = all.filter_map(|(id, drift)| Some(outside(drift.permille(), burst(id)?)));
+            all.min().unwrap_or(1000).min(1000)
+        });
         let drifts = seen.iter().map(|(id, drift)| {
             let drift = match burst(id) {
                 Some(burst) => {
                     let limited = self.limited.entry(*id).or_default();
-                    limited.note(*drift, burst, others.unwrap_or(1000))
+                    limited.note(*drift, burst, off)
                 }
                 None => *drift,
             };

@@ -43,20 +43,15 @@ impl Limited {
     }
 
     /// The drift from what was to be expected, for one from the time in the long run.
-    /// `burst_permille` is how much faster it is at full speed; `others_permille` is what devices
-    /// without a limit are off by.
+    /// `burst_permille` is how much faster it is at full speed; `others_permille` is what all
+    /// forecasts are off by.
     pub(super) fn note(&mut self, seen: Drift, burst_permille: u32, others_permille: u64) -> Drift {
-        let of = |a: u64, b: u64, c: u64| {
-            let scaled = u128::from(a) * u128::from(b) / u128::from(c.max(1));
-            u64::try_from(scaled).unwrap_or(u64::MAX)
-        };
         let permille = of(seen.permille(), 1000, others_permille);
         if self.judgements < EARLY {
             self.judgements += 1;
             self.early_most = self.early_most.max(permille);
         }
-        let full_speed = 1_000_000 / u64::from(burst_permille.max(1000));
-        let outside = of(permille, 1000, permille.clamp(full_speed, 1000));
+        let outside = outside(permille, burst_permille);
         self.grown = of(self.grown_before, permille, self.early_most).max(1000);
         let drift = match is_clearly_more(self.grown, 1000) {
             true => outside.max(self.grown),
@@ -68,6 +63,19 @@ impl Limited {
             measured_micros: seen.measured_micros,
         }
     }
+}
+
+/// How far a drift from the time in the long run is from what may be expected of a device that is
+/// so much faster at full speed, in thousandths: 1000 anywhere between the two.
+pub(super) fn outside(permille: u64, burst_permille: u32) -> u64 {
+    let full_speed = 1_000_000 / u64::from(burst_permille.max(1000));
+    of(permille, 1000, permille.clamp(full_speed, 1000))
+}
+
+/// `a * b / c`
+fn of(a: u64, b: u64, c: u64) -> u64 {
+    let scaled = u128::from(a) * u128::from(b) / u128::from(c.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -115,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_are_off_by_is_no_fault_of_its_own() {
+    fn what_all_are_off_by_is_no_fault_of_its_own() {
         let seen = Drift {
             forecast_micros: 1000,
             measured_micros: 900,

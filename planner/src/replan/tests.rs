@@ -395,7 +395,10 @@ fn by_pauses(layers: &Range<u32>) -> u64 {
 fn a_large_stage_that_rests_less_moves_nothing() {
     for seed in 0..20 {
         let mut dice = Dice::new(seed);
-        let seen = |_, layers: &Range<u32>, _| by_pauses(layers) * (920 + dice.below(161)) / 1000;
+        // Forecasts may be off by a constant: even the large stage is near full speed then.
+        let off = dice.between(1, 4);
+        let seen =
+            |_, layers: &Range<u32>, _| by_pauses(layers) * (920 + dice.below(161)) / (1000 * off);
         let (moves, split) = follow(&limited(), 1_000, seen);
         assert_eq!(moves, [], "seed {seed}");
         assert_ne!(
