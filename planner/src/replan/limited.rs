@@ -43,21 +43,21 @@ impl Limited {
     }
 
     /// The drift from what was to be expected, for one from the time in the long run.
-    /// `burst_permille` is how much faster it is at full speed; `others_permille` is what all
-    /// forecasts are off by.
-    pub(super) fn note(&mut self, seen: Drift, burst_permille: u32, others_permille: u64) -> Drift {
-        let permille = of(seen.permille(), 1000, others_permille);
+    /// `burst_permille` is how much faster it is at full speed; `off_permille` is what all forecasts
+    /// are off by.
+    pub(super) fn note(&mut self, seen: Drift, burst_permille: u32, off_permille: u64) -> Drift {
+        let permille = seen.permille();
         if self.judgements < EARLY {
             self.judgements += 1;
             self.early_most = self.early_most.max(permille);
         }
-        let outside = outside(permille, burst_permille);
+        let outside = outside(of(permille, 1000, off_permille), burst_permille);
         self.grown = of(self.grown_before, permille, self.early_most).max(1000);
         let drift = match is_clearly_more(self.grown, 1000) {
             true => outside.max(self.grown),
             false => outside,
         };
-        let drift = of(drift, others_permille, 1000);
+        let drift = of(drift, off_permille, 1000);
         Drift {
             forecast_micros: of(seen.measured_micros, 1000, drift).max(1),
             measured_micros: seen.measured_micros,
