@@ -43,8 +43,8 @@ impl CacheFormat {
         }
     }
 
-    /// Memory in thousandths of what 32-bit floats take; of integers that with heads of 32
-    /// components, the most, as larger ones share their unit among more.
+    /// Memory in thousandths of what 32-bit floats take. Of integers, that with heads of 32
+    /// components; larger heads take less, as more components share a unit.
     #[must_use]
     pub const fn permille(self) -> u32 {
         match self {
